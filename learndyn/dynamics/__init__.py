@@ -1,0 +1,29 @@
+"""How a state moves: train, fork, perturb, replicas, tangent and adjoint dynamics, stored trajectories."""
+
+from learndyn.dynamics.perturb import KINDS, Survival, displace, rounding_floor
+from learndyn.dynamics.replicas import train_together
+from learndyn.dynamics.state import State, fork, start, trainable, vector
+from learndyn.dynamics.tangent import adjoint_norms, directions, lyapunov_exponents, tangent_growth
+from learndyn.dynamics.train import Run, train, update
+from learndyn.dynamics.trajectory import Trajectory
+
+__all__ = [
+    "KINDS",
+    "Run",
+    "State",
+    "Survival",
+    "Trajectory",
+    "adjoint_norms",
+    "directions",
+    "displace",
+    "fork",
+    "lyapunov_exponents",
+    "rounding_floor",
+    "start",
+    "tangent_growth",
+    "train",
+    "train_together",
+    "trainable",
+    "update",
+    "vector",
+]

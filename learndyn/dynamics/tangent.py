@@ -1,0 +1,277 @@
+"""How an infinitely small perturbation grows: tangent dynamics forward, its adjoint backward (arXiv:2505.13900).
+
+With g = ∇L_t(θ) and H = ∇²L_t(θ), a training step (θ, b) → U(θ, b, g) has the derivative U′·(δθ, δb, H δθ); for SGD
+with momentum μ and coupled decay λ this is δm′ = μ δm + (H+λ) δθ, δθ′ = δθ − η δm′. With the transposed steps, one
+sweep back in time gives the amplification from *every* earlier step: E‖δ_T‖²/‖ε‖² = ‖M_θθ(t0→T)‖²_F / P ≈ mean over
+probes of ‖a_t0‖² / P.
+
+Curvature products are double backward passes; forward-over-reverse costs two to four times as much on a CPU. They do
+not see the kinks of ReLU and max-pooling: the growth found here is that of the limit ε → 0. Vectors lie in rows `(k,
+P)`, in the order of `trainable(model)`.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from learndyn.dynamics.state import State, fork, trainable
+from learndyn.dynamics.train import update
+from learndyn.errors import InputError
+from learndyn.noise import generator, isolated, seed_forward
+from learndyn.optimizers.rules import Buffers, Rule, read_buffers, rule
+
+RESCALE = 8  # steps between two rescalings of the cotangents, within which they stay far from overflow in float32, too
+TAPE_BYTES = 2**30  # memory that a recorded stretch of a run may take
+
+
+@dataclass(frozen=True)
+class Point:
+    """What the derivative of one training step depends on: parameters and buffers before it, as vectors `(P,)`."""
+
+    step: int
+    theta: Tensor
+    buffers: Buffers
+    done: int
+
+
+@contextlib.contextmanager
+def _twice_differentiable() -> Iterator[None]:
+    """Fused attention and recurrent kernels have no second derivative; the plain ones do."""
+    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+        yield
+
+
+def _split(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    return [piece.view(p.shape) for piece, p in zip(flat.split([p.numel() for p in like]), like)]
+
+
+def _linearise(state: State) -> tuple[Tensor, Callable[[Tensor], Tensor], Tensor]:
+    """Gradient `(P,)` of the coming step's loss, the product of its Hessian with rows `(k, P)`, and which coordinates
+    the loss depends on: torch.optim leaves the others alone, weight decay and all.
+    """
+    parameters = list(trainable(state.model).values())
+
+    def flatten(tensors: Sequence[Tensor | None]) -> Tensor:
+        return torch.cat(
+            [(torch.zeros_like(p) if t is None else t.detach()).flatten() for t, p in zip(tensors, parameters)]
+        )
+
+    state.model.train()
+    seed_forward(state.seed, state.step, state.device)
+    with _twice_differentiable():
+        loss = state.task.loss(state.model, state.task.batch(state.step))
+        slopes = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
+    curved = [i for i, g in enumerate(slopes) if g is not None and g.requires_grad]
+    bent = [slopes[i] for i in curved]
+
+    def product(rows: Tensor) -> Tensor:
+        if not curved:
+            return torch.zeros_like(rows)
+        products = []
+        with _twice_differentiable():
+            for row in rows:
+                pieces = _split(row, parameters)
+                outward = [pieces[i] for i in curved]
+                products.append(
+                    flatten(torch.autograd.grad(bent, parameters, outward, retain_graph=True, allow_unused=True))
+                )
+        return torch.stack(products)
+
+    reached = torch.cat([torch.full((p.numel(),), g is not None, device=p.device) for g, p in zip(slopes, parameters)])
+    return flatten(slopes), product, reached
+
+
+def _point(state: State, law: Rule) -> Point:
+    parameters = trainable(state.model)
+    buffers, done = read_buffers(state.optimizer, parameters, law.buffers)
+    return Point(state.step, torch.cat([p.detach().flatten() for p in parameters.values()]), buffers, done)
+
+
+def record(state: State, steps: int) -> list[Point]:
+    """Train for `steps` updates, in place, and keep the points that the derivative needs: (1 + buffers) · P numbers
+    a step.
+    """
+    law = rule(state.optimizer, trainable(state.model))
+    points = []
+    with isolated(state.device):
+        for _ in range(steps):
+            points.append(_point(state, law))
+            state, _ = update(state)
+    return points
+
+
+def _at(scratch: State, point: Point) -> State:
+    """The scratch state with the parameters of a point."""
+    parameters = list(trainable(scratch.model).values())
+    with torch.no_grad():
+        for p, piece in zip(parameters, _split(point.theta, parameters)):
+            p.copy_(piece)
+    return State(point.step, math.nan, scratch.model, scratch.optimizer, scratch.task, scratch.schedule)
+
+
+def _step_rule(law: Rule, scratch: State, point: Point) -> Callable[..., tuple[Tensor, ...]]:
+    factor = scratch.schedule(point.step)
+
+    def stepped(theta: Tensor, slope: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
+        theta, after = law.apply(theta, buffers, slope, factor, point.done)
+        return theta, *after
+
+    return stepped
+
+
+def push(scratch: State, point: Point, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Tangent vectors (δθ, δb, ...) after the step that begins at a point, from those before it; each `(k, P)`."""
+    law = rule(scratch.optimizer, trainable(scratch.model))
+    slope, product, reached = _linearise(_at(scratch, point))
+    wide = [t.expand_as(rows[0]).clone() for t in (point.theta, slope, *point.buffers)]
+    moved = (rows[0], product(rows[0]), *rows[1:])
+    after = jvp(_step_rule(law, scratch, point), tuple(wide), moved)[1]
+    return tuple(torch.where(reached, new, old) for new, old in zip(after, rows))
+
+
+def pull(scratch: State, point: Point, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Cotangent vectors (a, c, ...) before the step that begins at a point, from those after it: the transpose of
+    `push`.
+    """
+    law = rule(scratch.optimizer, trainable(scratch.model))
+    slope, product, reached = _linearise(_at(scratch, point))
+    wide = [t.expand_as(rows[0]) for t in (point.theta, slope, *point.buffers)]
+    theta, slope_part, *buffers = vjp(_step_rule(law, scratch, point), *wide)[1](tuple(rows))
+    before = (theta + product(slope_part), *buffers)
+    return tuple(torch.where(reached, new, old) for new, old in zip(before, rows))
+
+
+def directions(state: State, count: int, seed: int) -> Tensor:
+    """Isotropic unit vectors `(count, P)` on the state's device, in its precision."""
+    size = sum(p.numel() for p in trainable(state.model).values())
+    draws = torch.stack([torch.from_numpy(generator(seed, "probe", i).standard_normal(size)) for i in range(count)])
+    return (draws / draws.norm(dim=1, keepdim=True)).to(state.device, state.dtype)
+
+
+def tangent_growth(state: State, steps: int, start: Tensor) -> Tensor:
+    """Growth curves Λ(t|t0) = ln ‖δθ_t‖ / ‖δθ_t0‖ of infinitely small perturbations along the coming steps.
+
+    Args:
+        state: Where the perturbation is made; it stays as it is.
+        steps: How far to follow it.
+        start: Directions δθ `(k, P)`; the optimizer's buffers start unperturbed.
+
+    Returns:
+        `(k, steps + 1)`, float64; local exponents are its differences over a window, in 1/step.
+    """
+    base, scratch = fork(state), fork(state)
+    law = rule(base.optimizer, trainable(base.model))
+    rows: tuple[Tensor, ...] = (start, *(torch.zeros_like(start) for _ in law.buffers))
+    begin, scale = start.double().norm(dim=1), torch.zeros(len(start), dtype=torch.float64, device=start.device)
+    curves = [torch.zeros_like(scale)]
+    with isolated(state.device):
+        for _ in range(steps):
+            rows = push(scratch, _point(base, law), rows)
+            base, _ = update(base)
+            curves.append(scale + (rows[0].double().norm(dim=1) / begin).log())
+            joint = torch.stack([r.double().square().sum(1) for r in rows]).sum(0).sqrt()
+            rows = tuple((r / joint[:, None].to(r.dtype)) for r in rows)
+            scale = scale + joint.log()
+    return torch.stack(curves, dim=1).cpu()
+
+
+def lyapunov_exponents(state: State, steps: int, count: int, every: int = 5, seed: int = 0) -> Tensor:
+    """The leading `count` exponents over the coming steps, in 1/step, by QR of the joint tangent (θ and buffers)
+    every few steps.
+    """
+    if not 1 <= every <= steps:
+        raise InputError(f"every={every} must lie between 1 and the {steps} steps.")
+    base, scratch = fork(state), fork(state)
+    law = rule(base.optimizer, trainable(base.model))
+    first = directions(state, count, seed)
+    rows: tuple[Tensor, ...] = (first, *(torch.zeros_like(first) for _ in law.buffers))
+    total = torch.zeros(count, dtype=torch.float64, device=first.device)
+    with isolated(state.device):
+        for done in range(1, steps + 1):
+            rows = push(scratch, _point(base, law), rows)
+            base, _ = update(base)
+            if done % every == 0 or done == steps:
+                basis, triangle = torch.linalg.qr(torch.cat(rows, dim=1).double().T)
+                total += triangle.diagonal().abs().log()
+                rows = tuple(basis.T.to(first.dtype).split(first.shape[1], dim=1))
+    return (total / steps).cpu()
+
+
+def adjoint_norms(
+    states: Callable[[int], State],
+    stored: Sequence[int],
+    at: Sequence[int],
+    end: int,
+    probes: int = 3,
+    seed: int = 0,
+    after: Callable[[int], None] | None = None,
+) -> Tensor:
+    """‖a_t0‖² for every start t0 from one sweep back in time, what `laws.growth.log_growth` turns into a prediction.
+
+    Args:
+        states: Gives the state stored at a step; the stretches in between are replayed.
+        stored: Steps that can be asked for; the first must not lie after the earliest of `at`.
+        at: Starts t0, in any order.
+        end: The step T at which the growth is asked for.
+        probes: Random cotangents u with unit variance a coordinate; the error falls as 1/√probes.
+        seed: Decides the probes.
+        after: Called with the number of steps swept so far.
+
+    Returns:
+        `(probes, len(at))`, float64; inf where the sweep overflowed.
+
+    Raises:
+        InputError: If a start lies beyond `end` or before the first stored step.
+    """
+    if max(at) > end or min(at) < min(stored):
+        raise InputError(
+            f"The starts {sorted(at)} must lie between the first stored step, {min(stored)}, and the end, {end}."
+        )
+    origin = max(s for s in stored if s <= min(at))
+    marks = sorted({s for s in stored if origin <= s < end} | {origin, end})
+    scratch = fork(states(marks[0]))
+    law = rule(scratch.optimizer, trainable(scratch.model))
+    size = sum(p.numel() for p in trainable(scratch.model).values())
+    # Scaled by √P, a unit vector is a Gaussian probe up to its length, whose fluctuation would only add noise.
+    rows: tuple[Tensor, ...] = (directions(scratch, probes, seed) * math.sqrt(size),)
+    rows += tuple(torch.zeros_like(rows[0]) for _ in law.buffers)
+    scale = torch.zeros(probes, dtype=torch.float64, device=rows[0].device)
+    norms: dict[int, Tensor] = {}
+
+    def note(step: int) -> None:
+        if step in at:
+            norms[step] = rows[0].double().square().sum(1) * (2 * scale).exp()
+
+    note(end)
+    affordable = max(1, int(TAPE_BYTES / ((1 + len(law.buffers)) * size * rows[0].element_size())))
+    with isolated(scratch.device):
+        for begin, stop in reversed(list(zip(marks, marks[1:]))):
+            for state, length in reversed(_stretches(states(begin), stop - begin, affordable)):
+                for point in reversed(record(state, length)):
+                    rows = pull(scratch, point, rows)
+                    if point.step % RESCALE == 0:
+                        joint = torch.stack([r.double().square().sum(1) for r in rows]).sum(0).sqrt()
+                        rows = tuple(r / joint[:, None].to(r.dtype) for r in rows)
+                        scale = scale + joint.log()
+                    note(point.step)
+                    if after is not None:
+                        after(end - point.step)
+    return torch.stack([norms[t] for t in at], dim=1).cpu()
+
+
+def _stretches(state: State, length: int, affordable: int) -> list[tuple[State, int]]:
+    """Cut a stretch into pieces whose tape fits into memory; each piece comes with a state of its own at its start."""
+    pieces, state = [], fork(state)
+    with isolated(state.device):
+        while length > affordable:
+            pieces.append((fork(state), affordable))
+            for _ in range(affordable):
+                state, _ = update(state)
+            length -= affordable
+    return [*pieces, (state, length)]

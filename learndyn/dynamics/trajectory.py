@@ -1,0 +1,87 @@
+"""States on disk, by step."""
+
+import copy
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from learndyn.dynamics.state import State, fork
+from learndyn.errors import InputError
+from learndyn.storage import load_tree, save_tree
+
+
+def pack(state: State) -> dict[str, Any]:
+    """Everything of a state that is not code: step, time, parameters, buffers, optimizer."""
+    return {
+        "step": state.step,
+        "time": state.time,
+        "model": dict(state.model.state_dict()),
+        "optimizer": state.optimizer.state_dict(),
+    }
+
+
+def unpack(tree: dict[str, Any], template: State, origin: str = "The stored state") -> State:
+    """A new state with the content of `tree` and the code (model, optimizer, task, schedule) of `template`.
+
+    Raises:
+        InputError: If the content belongs to another model, precision or optimizer.
+    """
+    twin = fork(template)
+    own, stored = twin.model.state_dict(), tree["model"]
+    if own.keys() != stored.keys():
+        odd = sorted(own.keys() ^ stored.keys())[0]
+        raise InputError(
+            f"{origin} is from another model: {odd!r} is in only one of the two; give the model it was made with."
+        )
+    for name, tensor in own.items():
+        if tensor.shape != stored[name].shape or tensor.dtype != stored[name].dtype:
+            there, here = (f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in (stored[name], tensor))
+            raise InputError(f"{origin} is from another model: {name!r} is {there} there and {here} here.")
+    twin.model.load_state_dict(stored)
+    groups, own_groups = tree["optimizer"]["param_groups"], twin.optimizer.param_groups
+    if [len(g["params"]) for g in groups] != [len(g["params"]) for g in own_groups]:
+        raise InputError(f"{origin} is from another optimizer: its parameter groups differ in size.")
+    options = sorted({name for g, h in zip(groups, own_groups) for name in g.keys() ^ h.keys()})
+    if options:
+        raise InputError(f"{origin} is from another optimizer: only one of the two has the option {options[0]!r}.")
+    twin.optimizer.load_state_dict(copy.deepcopy(tree["optimizer"]))
+    return State(tree["step"], tree["time"], twin.model, twin.optimizer, twin.task, twin.schedule)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The states stored along a run: `trajectory[500]` is the state after 500 steps, read from disk each time.
+
+    Attributes:
+        folder: Where the files `000500.safetensors` lie.
+        template: A state with the same model, optimizer, task and schedule.
+    """
+
+    folder: Path
+    template: State
+
+    @property
+    def steps(self) -> list[int]:
+        """Stored steps, increasing."""
+        names = (re.fullmatch(r"(\d+)\.safetensors", path.name) for path in self.folder.glob("*.safetensors"))
+        return sorted(int(match[1]) for match in names if match)
+
+    def path(self, step: int) -> Path:
+        """The file of a step."""
+        return self.folder / f"{step:06d}.safetensors"
+
+    def save(self, state: State) -> None:
+        """Store a state under its step."""
+        save_tree(self.path(state.step), pack(state))
+
+    def __getitem__(self, step: int) -> State:
+        tree = load_tree(self.path(step))
+        return unpack(tree, self.template, str(self.path(step)))
+
+    def __iter__(self) -> Iterator[State]:
+        return (self[step] for step in self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)

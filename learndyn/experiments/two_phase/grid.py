@@ -1,0 +1,309 @@
+"""The (t0, t1) grid in one pass through time: the base runs along with all twins made so far, and is never run again.
+
+At each t0 new twins join, at each t1 all twins are compared with the base; in between all are trained together.
+Everything that was measured lies in records/seed-0/000500.json and the like; base states lie in states/seed-0; a
+snapshot of all twins is renewed every few seconds, so an interrupted run goes on from there and ends with the same
+bits.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from learndyn.dynamics import (
+    KINDS,
+    State,
+    Trajectory,
+    adjoint_norms,
+    fork,
+    rounding_floor,
+    start,
+    train_together,
+    trainable,
+    vector,
+)
+from learndyn.dynamics.determinism import check_replay, deterministic
+from learndyn.dynamics.exponents import kinks
+from learndyn.dynamics.perturb import initial_scales
+from learndyn.dynamics.replicas import choose_engine
+from learndyn.dynamics.trajectory import pack, unpack
+from learndyn.errors import InputError
+from learndyn.experiments.two_phase.settings import Settings
+from learndyn.names import build_model, build_optimizer, build_schedule, build_task
+from learndyn.noise import key
+from learndyn.observables import barrier, dissimilarity, distance, evaluate, profiles
+from learndyn.observables.barrier import BATCH_NORM, CONVENTIONS
+from learndyn.observables.function import disagreement_of, function_distance_of
+from learndyn.record import Progress
+from learndyn.storage import load_tree, save_tree, write_json
+from learndyn.tasks import place
+
+SPLITS = ("train", "test")
+SNAPSHOT_SECONDS = 10.0
+PIECE = 50  # steps between two looks at the clock
+CONTROL = -1  # the direction of the unperturbed twin
+
+
+def parts(settings: Settings) -> list[str]:
+    """One part a seed."""
+    return [f"seed-{seed}" for seed in range(settings.seeds)]
+
+
+def work(settings: Settings) -> float:
+    """Units of work of one part, about one training step each."""
+    s = settings
+    twins = sum(s.steps - t0 for t0 in s.t0) * s.directions + s.control * (s.steps - s.t0[0])
+    cells = s.directions * sum(t1 > t0 for t0 in s.t0 for t1 in s.t1) + s.control * sum(t1 > s.t0[0] for t1 in s.t1)
+    sweep = s.probes > 0 and (s.steps - s.t0[0]) * _sweep_cost(s)
+    return s.steps + twins + cells * _cell_cost(s) + sweep
+
+
+def _cell_cost(settings: Settings) -> float:
+    return 5.0 * settings.points  # training steps; measured on digits
+
+
+def _sweep_cost(settings: Settings) -> float:
+    return 2.5 + 1.5 * settings.probes
+
+
+def initial_state(settings: Settings, seed: int) -> State:
+    """The base run of a seed before its first step."""
+    dtype = getattr(torch, settings.dtype)
+    task = place(build_task(settings.task, seed, settings.data_dir), settings.device, dtype)
+    model = build_model(settings.model, task, seed).to(settings.device, dtype)
+    schedule = build_schedule(settings.schedule, settings.steps)
+    state = start(task, model, lambda parameters: build_optimizer(settings.optimizer, parameters), schedule)
+    try:
+        task.loss(fork(state).model.train(), task.batch(0)).item()
+        evaluate(model, task, "test")
+    except InputError:
+        raise
+    except Exception as error:  # a stranger's model on a stranger's task
+        raise InputError(
+            f"The model {settings.model} does not run on the task {settings.task}: {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return state
+
+
+def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> None:
+    """Do one seed, from where it was: the grid, then the adjoint sweep.
+
+    Raises:
+        InputError: If the base run diverges, the perturbation vanishes, or the run does not replay itself.
+    """
+    seed = int(part.removeprefix("seed-"))
+    with deterministic(settings.device, settings.threads):
+        state = initial_state(settings, seed)
+        check_replay(state)
+        _Grid(settings, seed, state, folder, progress).finish()
+        _sweep(settings, seed, state, folder, progress)
+
+
+class _Grid:
+    """One seed's twins on their way through time."""
+
+    def __init__(self, settings: Settings, seed: int, state: State, folder: Path, progress: Progress):
+        self.settings, self.seed, self.progress = settings, seed, progress
+        self.records = folder / "records" / f"seed-{seed}"
+        self.snapshot = self.records / "snapshot.safetensors"
+        self.trajectory = Trajectory(folder / "states" / f"seed-{seed}", state)
+        self.scales = initial_scales(state.model)
+        s = settings
+        compared = {*s.t1, *(t0 + h for t0 in s.t0 for h in s.horizons if t0 + h <= s.steps)}
+        self.events = sorted({*s.t0, *compared, s.steps})
+        self.members: list[tuple[int, int]] = []  # (t0, direction) of every twin
+        self.sizes: dict[tuple[int, int], float] = {}
+        self.states = [state]
+        self.saved = time.monotonic()
+
+    def finish(self) -> None:
+        """Go to the last step."""
+        if (self.records / f"{self.settings.steps:06d}.json").exists():
+            self.progress("training twins", work(self.settings) - self._swept())
+            return
+        if self.snapshot.exists():
+            self._resume()
+        else:
+            self._event(0)
+        while (now := self.states[0].step) < self.settings.steps:
+            self._train(min(event for event in self.events if event > now))
+            if not all(math.isfinite(v) for v in self.losses):
+                self._diverged(now)
+            self._event(self.states[0].step)
+        self.snapshot.unlink(missing_ok=True)
+
+    def _swept(self) -> float:
+        return bool(self.settings.probes) * (self.settings.steps - self.settings.t0[0]) * _sweep_cost(self.settings)
+
+    def _resume(self) -> None:
+        tree = load_tree(self.snapshot)
+        template = self.states[0]
+        self.states = [unpack(one, template, str(self.snapshot)) for one in tree["states"]]
+        self.members = [tuple(member) for member in tree["members"]]
+        self.sizes = dict(zip(self.members, tree["sizes"]))
+        for member, twin in zip(self.members, self.states[1:]):
+            if self.settings.perturbation == "noise_swap" and member[1] != CONTROL:
+                _, swapped = self._perturb(template, *member)
+                self.states[self.members.index(member) + 1] = _with_task(twin, swapped.task)
+        self.progress("training twins", tree["work"])
+        self.worked = tree["work"]
+
+    def _save(self) -> None:
+        tree = {
+            "states": [pack(state) for state in self.states],
+            "members": self.members,
+            "sizes": [self.sizes[member] for member in self.members],
+            "work": self.worked,
+        }
+        save_tree(self.snapshot, tree)
+        self.saved = time.monotonic()
+
+    worked = 0.0
+
+    def _did(self, what: str, units: float) -> None:
+        self.worked += units
+        self.progress(what, units)
+
+    def _train(self, until: int) -> None:
+        engine: str = self.settings.engine
+        if engine == "auto":
+            engine = (
+                "loop"
+                if self.settings.perturbation == "noise_swap"
+                else choose_engine(self.states[0], len(self.states))
+            )
+        self.losses: list[float] = []
+        while (now := self.states[0].step) < until:
+            steps = min(PIECE, until - now)
+            self.states, losses = train_together(self.states, steps, engine, lambda n: self._did("training twins", n))
+            self.losses = losses[:, 0].double().tolist()
+            if not all(map(math.isfinite, self.losses)):
+                self._diverged(now)
+            if self.states[0].step < until and time.monotonic() - self.saved > SNAPSHOT_SECONDS:
+                self._save()
+
+    def _diverged(self, first: int) -> None:
+        step = first + next(i for i, loss in enumerate(self.losses) if not math.isfinite(loss))
+        raise InputError(
+            f"The base run of seed {self.seed} diverged at step {step} (loss {self.losses[step - first]:g}); "
+            "lower the learning rate or change the schedule."
+        )
+
+    def _perturb(self, state: State, t0: int, direction: int) -> tuple[Any, State]:
+        s = self.settings
+        number = key(self.seed, "perturbation", t0, direction) % 2**63
+        extra = {"scales": self.scales} if s.perturbation == "relative" else {}
+        twin, survival = KINDS[s.perturbation](state, s.epsilon, number, **extra)
+        return survival, twin
+
+    def _event(self, step: int) -> None:
+        """Measure, keep the base, make twins: whatever is due at this step."""
+        s, base = self.settings, self.states[0]
+        record: dict[str, Any] = {
+            "step": step,
+            "rows": [self._row(i, step) for i in range(len(self.members))],
+            "forks": [],
+        }
+        record["rows"] = [row for row in record["rows"] if row]
+        if step in (0, s.steps) or step in s.t0 or step in s.t1:
+            record["base"] = self._standing()
+        if step in s.t0 or step == s.steps:
+            self.trajectory.save(base)
+        if step in s.t0:
+            floor = rounding_floor(base)
+            for direction in range(CONTROL if s.control and step == s.t0[0] else 0, s.directions):
+                if direction == CONTROL:
+                    survival, twin = None, fork(base)
+                else:
+                    survival, twin = self._perturb(base, step, direction)
+                    kept = {name: getattr(survival, name) for name in ("requested", "realised", "changed", "on_zeros")}
+                    record["forks"].append({"direction": direction, "floor": floor, **kept})
+                self.members.append((step, direction))
+                self.sizes[step, direction] = survival.realised if survival else 0.0
+                self.states.append(twin)
+        write_json(self.records / f"{step:06d}.json", record)
+        if step < s.steps and (step == 0 or time.monotonic() - self.saved > SNAPSHOT_SECONDS):
+            self._save()
+
+    def _standing(self) -> dict[str, Any]:
+        """How the base run stands, by split in the order of `SPLITS`."""
+        base = self.states[0]
+        found = [evaluate(base.model, base.task, split) for split in SPLITS]
+        return {
+            "loss": [float(f.loss) for f in found],
+            "error": [float(f.error) for f in found],
+            "norm": float(vector(base.model).norm()),
+            "time": base.time,
+        }
+
+    def _row(self, index: int, step: int) -> dict[str, Any] | None:
+        """One twin against the base."""
+        (t0, direction), base, twin = self.members[index], self.states[0], self.states[index + 1]
+        full = step in self.settings.t1
+        if not full and step - t0 not in self.settings.horizons:
+            return None
+        size, apart = self.sizes[t0, direction], float(distance(base, twin))
+        row: dict[str, Any] = {
+            "t0": t0,
+            "direction": direction,
+            "distance": apart,
+            "dissimilarity": float(dissimilarity(base, twin)),
+        }
+        row["log_growth"] = math.log(apart / size) if apart > 0 and size > 0 else (-math.inf if size > 0 else math.nan)
+        row["relative_distance"] = apart / float(vector(base.model).norm())
+        ours, theirs = (evaluate(state.model, base.task, "test") for state in (base, twin))
+        crossed = kinks(base, twin)
+        row["kinks"] = crossed.signs + crossed.switches
+        row["disagreement"] = float(disagreement_of(ours, theirs))
+        row["function_distance"] = float(function_distance_of(ours, theirs))
+        if full:
+            found = profiles(base, twin, self.settings.points, SPLITS)
+            for kind in ("loss", "error"):
+                row[f"{kind}_barrier"] = [
+                    [
+                        [float(barrier(getattr(found[a, b], kind), found[a, b].alpha, c)) for c in CONVENTIONS]
+                        for b in BATCH_NORM
+                    ]
+                    for a in SPLITS
+                ]
+            self._did("comparing twins", _cell_cost(self.settings))
+        return row
+
+
+def _with_task(state: State, task: Any) -> State:
+    return State(state.step, state.time, state.model, state.optimizer, task, state.schedule)
+
+
+def _sweep(settings: Settings, seed: int, template: State, folder: Path, progress: Progress) -> None:
+    """The prediction: one sweep of the adjoint tangent map back through the base run."""
+    file = folder / "records" / f"seed-{seed}" / "adjoint.json"
+    units = (settings.steps - settings.t0[0]) * _sweep_cost(settings)
+    if not settings.probes or file.exists():
+        progress("sweeping back", units if settings.probes else 0)
+        return
+    trajectory = Trajectory(folder / "states" / f"seed-{seed}", template)
+    done = [0]
+
+    def after(swept: int) -> None:
+        progress("sweeping back", (swept - done[0]) * _sweep_cost(settings))
+        done[0] = swept
+
+    content: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in trainable(template.model).values()),
+        "why": "",
+        "norms": None,
+    }
+    try:
+        norms = adjoint_norms(
+            trajectory.__getitem__, trajectory.steps, settings.t0, settings.steps, settings.probes, seed, after
+        )
+        content["norms"] = norms.tolist()
+    except InputError as error:
+        content["why"] = str(error)
+    except RuntimeError as error:  # a kernel without a second derivative
+        content["why"] = f"The model has no second derivative here: {str(error).splitlines()[0]}"
+    write_json(file, content)

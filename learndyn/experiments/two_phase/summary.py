@@ -1,0 +1,105 @@
+"""The words of the report: what was run, what a reader should know, and the table of transitions."""
+
+import json
+
+import numpy as np
+import xarray as xr
+
+from learndyn.compare import Transition
+from learndyn.dynamics.perturb import Survival
+from learndyn.experiments.two_phase.claims import METRICS, transitions
+from learndyn.report.page import Table, interval, number
+
+
+def lead(results: xr.DataTree) -> list[str]:
+    """What was run, and the answer, in two sentences each."""
+    s = json.loads(results.attrs["settings"])
+    twins = s["seeds"] * s["directions"] * len(s["t0"])
+    run = (
+        f"{s['model']} on {s['task']}, {s['optimizer']}, {s['schedule']} schedule, {s['steps']} steps in {s['dtype']}. "
+        f"{twins} twins, perturbed by {s['perturbation']} of size {s['epsilon']:g} at {len(s['t0'])} steps of "
+        f"{s['seeds']} base runs, trained on with the same gradient noise."
+    )
+    found = transitions(results)
+    function, distance = found["disagreement"], found["log_distance"]
+    if function.verdict == "transition":
+        answer = (
+            f"The basin is chosen around step {_when(found['loss_barrier'])}, the function is settled around step "
+            f"{_when(function)}, and perturbations stop growing around step {_when(distance)}: before that, a rerun "
+            f"that is not bit for bit the same is another network; after it, branches can be compared, averaged and "
+            f"merged."
+        )
+    else:
+        answer = f"Disagreement of the twins: {function}. Distance of the twins: {distance}."
+    return [run, answer]
+
+
+def _when(found: Transition) -> str:
+    return str(found).removeprefix("t* ")
+
+
+def notes(results: xr.DataTree) -> list[str]:
+    """What could mislead a reader: rounding, interpolated training data, a missing prediction."""
+    measured, settings = results["measured"].to_dataset(), json.loads(results.attrs["settings"])
+    said = []
+    sizes = [
+        float(measured[f"perturbation_{name}"].mean())
+        for name in ("requested", "realised", "changed", "on_zeros", "floor")
+    ]
+    if sizes[0] > 0 and (warning := Survival(*sizes).warning):
+        said.append(warning)
+    if why := results["predicted"].attrs.get("why"):
+        said.append(f"No prediction: {why}")
+    end = measured.base_error.sel(step=settings["steps"], split="train")
+    if bool((end == 0).any()):
+        said.append(
+            f"{int((end == 0).sum())} of {settings['seeds']} base runs classify every training example correctly at "
+            f"the end (interpolation): barriers and disagreement on the training set are then 0 for many reasons."
+        )
+    lost = int((measured.log_growth.isel(t1=-1).isnull()).sum())
+    if lost and settings["perturbation"] != "noise_swap":
+        said.append(f"{lost} twins have no growth at the end: they diverged, or were not perturbed.")
+    return said
+
+
+def tables(results: xr.DataTree) -> list[Table]:
+    """Transitions by metric, and how the base runs stand."""
+    rows: list[tuple[str, ...]] = []
+    for name, found in transitions(results).items():
+        t = number(found.time) if found.verdict == "transition" else "–"
+        between = interval(found.low, found.high) if found.verdict == "transition" else "–"
+        words = found.verdict + (f" ({found.why})" if found.why else "")
+        rows.append(
+            (METRICS[name][1], words, t, between, number(found.early), number(found.late), number(found.p_value))
+        )
+    seeds = int(results["measured"].to_dataset().sizes["seed"])
+    transition_table = Table(
+        "Transitions",
+        ("metric", "verdict", "t* (step)", "90 % interval", "first t0", "last t0", "p"),
+        rows,
+        f"Half-way point of a Hill curve through the mean over {seeds} seeds; delete-one-seed jackknife of ln t*; p "
+        f"of the permutation test.",
+    )
+    measured = results["measured"].to_dataset()
+    at_end = measured.sel(step=measured.step[-1])
+    standing: list[tuple[str, ...]] = [
+        (
+            f"{seed}",
+            *(
+                number(float(at_end[f"base_{kind}"].sel(seed=seed, split=split)))
+                for split in ("train", "test")
+                for kind in ("loss", "error")
+            ),
+            number(float(at_end.base_norm.sel(seed=seed))),
+            number(float(measured.perturbation_floor.sel(seed=seed).mean()))
+            if np.isfinite(measured.perturbation_floor).any()
+            else "–",
+        )
+        for seed in measured.seed.values
+    ]
+    header = ("seed", "train loss", "train error", "test loss", "test error", "‖θ‖", "rounding floor")
+    caption = (
+        "At the last step, in evaluation mode. Rounding floor: distance after one step of twins that differ by one "
+        "ulp, mean over t0."
+    )
+    return [transition_table, Table("Base runs", header, standing, caption)]

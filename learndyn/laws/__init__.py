@@ -1,0 +1,11 @@
+"""What theory predicts, from settings, first weights and plain time series; laws never look at a run.
+
+A law bears the name, dimensions and units of the observable that it predicts: comparing is joining by name.
+"""
+
+from learndyn.laws.growth import log_growth, transition_time
+
+#: Laws by the name of the observable they predict.
+LAWS = ("log_growth",)
+
+__all__ = ["LAWS", "log_growth", "transition_time"]

@@ -1,0 +1,15 @@
+"""Plain `nn.Module`s, one file an architecture, each built by a factory of keyword arguments.
+
+A factory takes `input_shape` (of one input) and `classes`, which a task fills in, and its own options; weights are
+drawn from torch's global generator, which the caller seeds. To add one: write `learndyn/models/NAME.py` with a
+function `NAME(input_shape, classes, ...)`, import it here and put its name into `BUILT_IN`. The contract tests then
+see that it works in float64, under `torch.func.functional_call` and `vmap`, and repeats itself after the same seed.
+"""
+
+from learndyn.models.mlp import mlp
+from learndyn.models.resnet import resnet, resnet8, resnet20
+from learndyn.models.vgg import tiny_vgg, vgg16
+
+BUILT_IN = ("mlp", "resnet", "resnet8", "resnet20", "tiny_vgg", "vgg16")
+
+__all__ = ["BUILT_IN", "mlp", "resnet", "resnet20", "resnet8", "tiny_vgg", "vgg16"]

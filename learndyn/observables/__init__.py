@@ -1,0 +1,45 @@
+"""What can be measured of a network between two steps; every observable leaves the state as it found it.
+
+An observable is a function of a state, of two states, or of a trajectory, that returns a tensor. To add one, write it
+into a file of this folder and export it here.
+"""
+
+from learndyn.observables.barrier import barrier, error_barrier, loss_barrier, profiles, recalibrate
+from learndyn.observables.distance import dissimilarity, distance, log_growth, relative_distance
+from learndyn.observables.evaluate import Evaluation, decisions, error, evaluate, loss
+from learndyn.observables.function import disagreement, function_distance
+
+#: Observables of one state, which `train(observe=...)` takes by name.
+OF_ONE = ("loss", "error")
+#: Observables of two states.
+OF_TWO = (
+    "dissimilarity",
+    "distance",
+    "relative_distance",
+    "log_growth",
+    "disagreement",
+    "function_distance",
+    "loss_barrier",
+    "error_barrier",
+)
+
+__all__ = [
+    "OF_ONE",
+    "OF_TWO",
+    "Evaluation",
+    "barrier",
+    "decisions",
+    "disagreement",
+    "dissimilarity",
+    "distance",
+    "error",
+    "error_barrier",
+    "evaluate",
+    "function_distance",
+    "log_growth",
+    "loss",
+    "loss_barrier",
+    "profiles",
+    "recalibrate",
+    "relative_distance",
+]

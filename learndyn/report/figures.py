@@ -1,0 +1,104 @@
+"""Figures as functions of labelled arrays: grids over (t0, t1), and curves with band, prediction and transition."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.figure import Figure as Drawing
+
+from learndyn.compare import Transition, mean_interval
+from learndyn.report.style import COLOURS, SEQUENTIAL
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing and what to look for in it.
+
+    Attributes:
+        name: File name without ending.
+        drawing: The matplotlib figure.
+        caption: What to look for, which figure of the paper it answers to, n, and what bands mean.
+    """
+
+    name: str
+    drawing: Drawing
+    caption: str
+
+
+def grid(
+    axes: Axes, values: xr.DataArray, title: str, log: bool = False, low: float | None = None, high: float | None = None
+) -> None:
+    """A heat map of `values` (rows, columns): missing cells empty, values on the cells, uneven steps evenly spaced."""
+    rows, columns = (str(dim) for dim in values.dims)
+    data = np.ma.masked_invalid(values.values)
+    norm: Normalize
+    if log:
+        floor = low if low is not None else max(float(data[data > 0].min()) if (data > 0).any() else 1e-16, 1e-16)
+        top = max(high or float(data.max() or 0), 10 * floor)
+        norm, data = LogNorm(floor, top), np.ma.maximum(data, floor)
+    else:
+        bottom = low if low is not None else float(data.min())
+        norm = Normalize(bottom, max(high if high is not None else float(data.max()), bottom + 1e-12))
+    image = axes.pcolormesh(data, norm=norm, cmap=SEQUENTIAL, edgecolors="white", linewidth=0.5)
+    axes.set_xticks(
+        np.arange(data.shape[1]) + 0.5,
+        [f"{v:g}" for v in values[columns].values],
+        rotation=45 if data.shape[1] > 6 else 0,
+    )
+    axes.set_yticks(np.arange(data.shape[0]) + 0.5, [f"{v:g}" for v in values[rows].values])
+    axes.set(xlabel=_axis(values[columns]), ylabel=_axis(values[rows]), title=title)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
+
+
+def _axis(coordinate: xr.DataArray) -> str:
+    unit = coordinate.attrs.get("units", "")
+    name = {"t0": "$t_0$", "t1": "$t_1$"}.get(str(coordinate.name), str(coordinate.name))
+    return f"{name} ({unit})" if unit else name
+
+
+def curve(
+    axes: Axes,
+    values: xr.DataArray,
+    label: str,
+    colour: str = COLOURS[0],
+    dashed: bool = False,
+    level: float = 0.9,
+    against: str = "t0",
+) -> None:
+    """Mean over seeds of (seed, `against`) with a Student-t band, clipped to the range of the values; a thin line
+    for each seed.
+    """
+    x = values[against].values
+    data = values.transpose("seed", against).values
+    mean = np.nanmean(data, axis=0) if np.isfinite(data).any() else data.mean(axis=0)
+    axes.plot(x, mean, "--" if dashed else "-", color=colour, label=label, marker=None if dashed else "o", zorder=3)
+    if len(data) > 1:
+        for row in data:
+            axes.plot(x, row, "--" if dashed else "-", color=colour, alpha=0.35, linewidth=0.7)
+        bands = [
+            mean_interval(column[np.isfinite(column)], level) if np.isfinite(column).sum() > 1 else None
+            for column in data.T
+        ]
+        low, high = (np.array([getattr(b, end) if b else np.nan for b in bands]) for end in ("low", "high"))
+        spread = np.nanmax(data) - np.nanmin(data)
+        bottom, top = np.nanmin(data) - 0.1 * spread, np.nanmax(data) + 0.1 * spread
+        axes.fill_between(
+            x, np.clip(low, bottom, top), np.clip(high, bottom, top), color=colour, alpha=0.15, linewidth=0
+        )
+
+
+def mark(axes: Axes, found: Transition, colour: str = COLOURS[0]) -> None:
+    """A transition as a vertical line with its interval; the verdict in words where there is none."""
+    title = axes.get_title()
+    axes.set_title(f"{title}\n{found}", fontsize=9)
+    if found.verdict != "transition":
+        return
+    axes.axvline(found.time, color=colour, linewidth=1, linestyle=":")
+    if np.isfinite([found.low, found.high]).all():
+        left, right = axes.get_xlim()
+        axes.axvspan(max(found.low, left), min(found.high, right), color=colour, alpha=0.08, linewidth=0)
+        axes.set_xlim(left, right)

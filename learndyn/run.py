@@ -1,0 +1,128 @@
+"""Run an experiment in a run directory: part by part, in as many processes as there are cores, from where it was."""
+
+import multiprocessing
+import os
+import queue
+import signal
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import xarray as xr
+
+from learndyn.errors import InputError
+from learndyn.experiments import find
+from learndyn.names import source
+from learndyn.record import Progress, Record, locked, open_record, plain, quiet, silent
+
+
+def run(
+    name: str,
+    settings: Any,
+    root: Path | str = "runs",
+    jobs: int | None = None,
+    fresh: bool = False,
+    progress: Progress = silent,
+) -> tuple[Record, xr.DataTree]:
+    """Run an experiment, or finish it, or find it finished.
+
+    Args:
+        name: The experiment, as `learndyn list` names it.
+        settings: An instance of its `Settings`.
+        root: Folder of all run directories.
+        jobs: Processes; by default as many as there are parts and cores for their threads, and one on a GPU.
+        fresh: Forget what an earlier run of the same settings has left.
+        progress: Called with what is being done and the units of work done since the last call.
+
+    Returns:
+        The run directory, and the results that lie in its results.nc.
+
+    Raises:
+        InputError: If the settings cannot be run, or a file cannot be read or written.
+    """
+    experiment = find(name)
+    experiment.validate(settings)
+    record = open_record(Path(root), name, plain(settings), fresh)
+    with locked(record):
+        if not record.results_file.exists():
+            _measure(experiment, name, settings, record.folder, jobs, progress)
+            record.write_results(experiment.gather(settings, record.folder))
+        return record, record.read_results()
+
+
+def _measure(
+    experiment: ModuleType, name: str, settings: Any, folder: Path, jobs: int | None, progress: Progress
+) -> None:
+    parts = experiment.parts(settings)
+    count = jobs if jobs is not None else _affordable(settings)
+    if count < 1:
+        raise InputError(f"jobs={count} must be at least 1.")
+    if min(count, len(parts)) == 1:
+        with quiet():
+            for part in parts:
+                experiment.measure(part, settings, folder, progress)
+        return
+    context = multiprocessing.get_context("spawn")
+    reports = context.Queue()
+    with ProcessPoolExecutor(min(count, len(parts)), context, initializer=_prepare, initargs=(reports,)) as pool:
+        futures = [pool.submit(_work, name, part, settings, folder) for part in parts]
+        try:
+            _watch(futures, reports, progress)
+        except BaseException:
+            for process in list((pool._processes or {}).values()):
+                process.terminate()  # every write is atomic: a killed part goes on from its last record
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _affordable(settings: Any) -> int:
+    if getattr(settings, "device", "cpu") != "cpu":
+        return 1
+    return max(1, (os.cpu_count() or 1) // getattr(settings, "threads", 1))
+
+
+def _watch(futures: list[Future], reports: Any, progress: Progress) -> None:
+    pending: set[Future] = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+        while True:
+            try:
+                progress(*reports.get_nowait())
+            except queue.Empty:
+                break
+        for future in done:
+            future.result()
+
+
+_reports: Any = None
+
+
+def _prepare(reports: Any) -> None:
+    global _reports
+    _reports = reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+
+
+def _work(name: str, part: str, settings: Any, folder: Path) -> None:
+    waiting: dict[str, float] = {}
+
+    def report(what: str, units: float) -> None:
+        waiting[what] = waiting.get(what, 0.0) + units
+        if waiting[what] > 50:
+            _reports.put((what, waiting.pop(what)))
+
+    with quiet():
+        find(name).measure(part, settings, folder, report)
+    for what, units in waiting.items():
+        _reports.put((what, units))
+
+
+def with_sources(settings: Any) -> Any:
+    """The settings with the digests of the files that its factories come from."""
+    if not hasattr(settings, "sources"):
+        return settings
+    named = [getattr(settings, field, None) for field in ("task", "model", "optimizer", "schedule")]
+    digests = tuple(sorted({source(text) for text in named if isinstance(text, str)} - {""}))
+    return replace(settings, sources=digests)

@@ -1,0 +1,149 @@
+"""Files that are either whole or not there: written under a temporary name, flushed to disk, renamed.
+
+Trees of tensors, numbers and strings become one safetensors file whose header carries a digest of everything in it, so
+that a truncated or altered file is refused by name. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from learndyn.errors import InputError
+
+FORMAT = "learndyn-1"
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make a file under a temporary name, force it to disk, and give it its name.
+
+    Raises:
+        InputError: If the folder cannot be written or the disk is full; a file that stood at `path` is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except (OSError, safetensors.SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"Cannot write {path}: {reason}. Make room or choose another folder, then run the same command again."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write strict JSON atomically; numbers that are not finite become null."""
+    write_text(path, json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
+
+
+def finite(content: Any) -> Any:
+    """The same nested lists and dicts with None in the place of nan and infinities, which strict JSON does not know."""
+    if isinstance(content, dict):
+        return {key: finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: If it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete it and run again.") from error
+
+
+def _pack(tree: Any, tensors: dict[str, Tensor], name: str) -> Any:
+    if isinstance(tree, Tensor):
+        tensors[name] = tree.detach().cpu().contiguous().clone()  # a file of its own may not share memory
+        return {"tensor": name}
+    if isinstance(tree, dict):
+        return {"dict": [[key, _pack(value, tensors, f"{name}/{key}")] for key, value in tree.items()]}
+    if isinstance(tree, list | tuple):
+        items = [_pack(value, tensors, f"{name}/{i}") for i, value in enumerate(tree)]
+        return {"tuple" if isinstance(tree, tuple) else "list": items}
+    if tree is None or isinstance(tree, bool | int | str):
+        return {"value": tree}
+    if isinstance(tree, float):
+        return {"float": tree.hex()}
+    raise InputError(
+        f"{name} is a {type(tree).__name__}, which cannot be stored; tensors, numbers, strings, lists and dicts can."
+    )
+
+
+def _unpack(node: Any, tensors: dict[str, Tensor]) -> Any:
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _unpack(value, tensors) for key, value in content}
+    if kind in ("list", "tuple"):
+        items = [_unpack(value, tensors) for value in content]
+        return tuple(items) if kind == "tuple" else items
+    return float.fromhex(content) if kind == "float" else content
+
+
+def _digest(structure: str, tensors: dict[str, Tensor]) -> str:
+    total = hashlib.blake2b(structure.encode(), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return total.hexdigest()
+
+
+def save_tree(path: Path, tree: Any) -> None:
+    """Write nested dicts and lists of tensors, numbers and strings to one safetensors file, atomically."""
+    tensors: dict[str, Tensor] = {}
+    structure = json.dumps(_pack(tree, tensors, ""))
+    header = {"format": FORMAT, "structure": structure, "digest": _digest(structure, tensors)}
+    write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, header))
+
+
+def load_tree(path: Path) -> Any:
+    """Read what `save_tree` wrote.
+
+    Raises:
+        InputError: If the file is missing, truncated or altered, or of another kind.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(
+            f"State file {path} is missing or damaged ({error}); delete it to compute it again."
+        ) from error
+    if header.get("format") != FORMAT:
+        raise InputError(f"{path} was not written by learndyn (format {header.get('format')!r}); expected {FORMAT!r}.")
+    if _digest(header["structure"], tensors) != header["digest"]:
+        raise InputError(f"State file {path} was altered: its digest does not match; delete it to compute it again.")
+    return _unpack(json.loads(header["structure"]), tensors)
