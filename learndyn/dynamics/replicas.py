@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
-from learndyn.dynamics.state import State, fork
+from learndyn.dynamics.state import State, fork, trainable
 from learndyn.dynamics.train import update
 from learndyn.errors import InputError, unknown
 from learndyn.noise import isolated, seed_forward
@@ -29,6 +29,7 @@ ELEMENTWISE = tuple(
 )
 BATCHED_FROM = 4  # replicas
 BATCHED_WORK = 10**8  # multiply-adds of one replica's step
+BATCHED_SIZE = 10**5  # its parameters
 AHEAD_BYTES = 64 * 2**20  # batches fetched ahead, so that each replica runs a few steps while its weights are in cache
 
 
@@ -201,6 +202,8 @@ def choose_engine(state: State, replicas: int) -> str:
 
     Batching pays where a step consists of calls rather than of arithmetic. Limits from `benchmarks/replay.py`.
     """
-    if replicas < BATCHED_FROM or state.device.type == "cpu" and training_work(state) > BATCHED_WORK:
+    size = sum(p.numel() for p in trainable(state.model).values())
+    larger = 1 if state.device.type == "cpu" else 100  # a GPU's calls are as slow and its arithmetic is faster; unmeasured
+    if replicas < BATCHED_FROM or size > larger * BATCHED_SIZE or training_work(state) > larger * BATCHED_WORK:
         return "loop"
     return "vmap" if can_batch(state) else "loop"

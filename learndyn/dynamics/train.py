@@ -94,7 +94,8 @@ def train(
         if observe and due:
             stamps.append((state.step, state.time))
             for name, observable in observe.items():
-                seen[name].append(np.asarray(torch.as_tensor(observable(state)).detach().cpu()))
+                # a copy: an observable may return a weight itself, which moves on
+                seen[name].append(torch.as_tensor(observable(state)).detach().cpu().clone().numpy())
 
     diverged = None
     with isolated(state.device):

@@ -13,7 +13,7 @@ from learndyn.dynamics.state import State
 from learndyn.noise import isolated
 from learndyn.tasks import Batch, Task
 
-CHUNK = 2048  # examples in one forward pass
+CHUNK = 256  # examples in one forward pass: activations stay in cache, which is worth a factor of 1.4 to 3 on a CPU
 
 
 @dataclass(frozen=True)

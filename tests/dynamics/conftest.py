@@ -1,4 +1,4 @@
-"""One thread for every test of this folder: the number of threads decides the last bits, and small networks want one."""
+"""One thread for every test here: the number of threads decides the last bits, and small networks want one."""
 
 import pytest
 import torch

@@ -1,12 +1,14 @@
 """In float32 twins part by rounding (two-phase sheet, check 3).
 
-A tiny VGG with batch norm on digits, lr 0.05: distance after 1, 2, 5 and 14 steps, means over seeds 0 and 1,
-sheet (another batch-norm CNN) in brackets:
+A tiny VGG with batch norm on digits, lr 0.05: distance after 1, 2, 5 and 14 steps, means over seeds 0 and 1 (float64:
+seed 0), sheet (a batch-norm CNN of its own) in brackets:
 
-    float32  ε = 1e-7 (realised 6.0e-8)     1.8e-7, 2.9e-7, 5.5e-7, 1.3e-6    (2.4e-7, 4.0e-7, 8.7e-7, 2.1e-6)
-    float32  one ulp of a weight (3.0e-8)   1.9e-7, 2.9e-7, 5.6e-7, 1.3e-6    (2.4e-7, 4.0e-7, 8.6e-7, 2.0e-6)
+    float32  ε = 1e-7 (realised 6.0e-8)     1.8e-7, 2.8e-7, 5.7e-7, 1.3e-6    (2.4e-7, 4.0e-7, 8.7e-7, 2.1e-6)
+    float32  one ulp of a weight (1.5e-8)   1.8e-7, 2.7e-7, 5.7e-7, 1.3e-6    (2.4e-7, 4.0e-7, 8.6e-7, 2.0e-6)
     float64  ε = 1e-7                       1.0e-7, 1.0e-7, 1.0e-7, 1.1e-7    (1.0e-7, 1.0e-7, 1.0e-7, 1.3e-7)
-    float64  one ulp of a weight            5e-16 to 3e-15                    (5e-16 to 4.5e-15)
+    float64  one ulp of a weight            4e-16 to 3e-15                    (5e-16 to 4.5e-15)
+
+One of five seeds met a kink before step 14, in both float32 twins at once, and was 2.9e-2 apart.
 """
 
 from dataclasses import replace
@@ -28,20 +30,20 @@ def begin(dtype, seed):
     return start(digits(dtype, image=True, shift=1), model, partial(torch.optim.SGD, lr=0.05, momentum=0.9))
 
 
-def one_ulp(state):
-    """The state with the largest weight of the first layer moved to the next number."""
+def one_ulp(state, size):
+    """The state with the weight of the first layer whose modulus is closest to `size` moved to the next number."""
     weight = state.model.features[0].weight.detach()
-    where = weight == weight.abs().max()
-    name = "features.0.weight" if where.any() else pytest.fail("the largest weight is negative; choose another seed")
+    off = (weight.abs() - size).abs()
+    where = off == off.min()
     nothing = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in trainable(state.model).items()}
     moved = torch.nextafter(weight, torch.full_like(weight, torch.inf)).double() - weight.double()
-    return displace(state, nothing | {name: moved * where})[0]
+    return displace(state, nothing | {"features.0.weight": moved * where})[0]
 
 
 def distances(dtype, seed):
     """‖δ‖ at STEPS of twins that differ by ε = 1e-7 and by one ulp, and of an identical one."""
     base = begin(dtype, seed)
-    states, out = [base, gaussian(base, 1e-7, seed)[0], one_ulp(base), fork(base)], []
+    states, out = [base, gaussian(base, 1e-7, seed)[0], one_ulp(base, 0.2), fork(base)], []
     for last, step in zip((0, *STEPS), STEPS):
         states, _ = train_together(states, step - last, "loop")
         out.append([distance(states[0], twin) for twin in states[1:]])
@@ -52,7 +54,7 @@ def distances(dtype, seed):
 def test_float32_forgets_the_size_of_a_perturbation_within_a_step(seed):
     perturbed, ulp, control = distances(torch.float32, seed)
     for a, b in zip(perturbed, ulp):
-        assert 0.75 < a / b < 1.33  # measured 0.87 to 1.06, and the sheet 1.00 to 1.05
+        assert 2 / 3 < a / b < 3 / 2  # measured 0.83 to 1.13 over five seeds, where ε is 4 times the ulp
     assert 5e-8 < perturbed[0] < 1e-6 and perturbed[-1] > 3 * perturbed[0]  # measured 7: a walk of rounding errors
     assert control == (0, 0, 0, 0)
 
@@ -81,7 +83,7 @@ def test_the_floor_says_which_of_the_two_it_is():
 
 def test_the_floor_is_what_one_ulp_becomes():
     state = begin(torch.float32, 0)
-    states, _ = train_together([fork(state), one_ulp(state)], 1, "loop")
+    states, _ = train_together([fork(state), one_ulp(state, state.model.features[0].weight.abs().max())], 1, "loop")
     assert rounding_floor(state) == distance(*states)
 
 
