@@ -1,4 +1,4 @@
-"""Growth at a finite size, and the kinks that cause it (arXiv:2505.13900; sheet items 9 and 10)."""
+"""Growth at a finite size, and the kinks that cause it (arXiv:2505.13900)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

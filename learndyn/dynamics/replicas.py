@@ -203,7 +203,9 @@ def choose_engine(state: State, replicas: int) -> str:
     Batching pays where a step consists of calls rather than of arithmetic. Limits from `benchmarks/replay.py`.
     """
     size = sum(p.numel() for p in trainable(state.model).values())
-    larger = 1 if state.device.type == "cpu" else 100  # a GPU's calls are as slow and its arithmetic is faster; unmeasured
+    larger = (
+        1 if state.device.type == "cpu" else 100
+    )  # a GPU's calls are as slow and its arithmetic is faster; unmeasured
     if replicas < BATCHED_FROM or size > larger * BATCHED_SIZE or training_work(state) > larger * BATCHED_WORK:
         return "loop"
     return "vmap" if can_batch(state) else "loop"

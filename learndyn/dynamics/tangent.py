@@ -14,6 +14,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from learndyn.dynamics.train import update
 from learndyn.errors import InputError
 from learndyn.noise import generator, isolated, seed_forward
 from learndyn.optimizers.rules import Buffers, Rule, read_buffers, rule
+from learndyn.storage import load_tree, save_tree
 
 RESCALE = 8  # steps between two rescalings of the cotangents, within which they stay far from overflow in float32, too
 TAPE_BYTES = 2**30  # memory that a recorded stretch of a run may take
@@ -211,6 +213,7 @@ def adjoint_norms(
     probes: int = 3,
     seed: int = 0,
     after: Callable[[int], None] | None = None,
+    file: Path | None = None,
 ) -> Tensor:
     """‖a_t0‖² for every start t0 from one sweep back in time, what `laws.growth.log_growth` turns into a prediction.
 
@@ -222,6 +225,7 @@ def adjoint_norms(
         probes: Random cotangents u with unit variance a coordinate; the error falls as 1/√probes.
         seed: Decides the probes.
         after: Called with the number of steps swept so far.
+        file: Where to keep the sweep at every stored step, from where an interrupted one goes on; removed at the end.
 
     Returns:
         `(probes, len(at))`, float64; inf where the sweep overflowed.
@@ -249,9 +253,17 @@ def adjoint_norms(
             norms[step] = rows[0].double().square().sum(1) * (2 * scale).exp()
 
     note(end)
+    stretches = list(zip(marks, marks[1:]))
+    if file is not None and file.exists():
+        kept = load_tree(file)
+        rows, scale, norms = tuple(kept["rows"]), kept["scale"].to(scale.device), kept["norms"]
+        rows = tuple(r.to(scratch.device) for r in rows)
+        stretches = [(begin, stop) for begin, stop in stretches if stop <= kept["reached"]]
+        if after is not None:
+            after(end - kept["reached"])
     affordable = max(1, int(TAPE_BYTES / ((1 + len(law.buffers)) * size * rows[0].element_size())))
     with isolated(scratch.device):
-        for begin, stop in reversed(list(zip(marks, marks[1:]))):
+        for begin, stop in reversed(stretches):
             for state, length in reversed(_stretches(states(begin), stop - begin, affordable)):
                 for point in reversed(record(state, length)):
                     rows = pull(scratch, point, rows)
@@ -262,7 +274,11 @@ def adjoint_norms(
                     note(point.step)
                     if after is not None:
                         after(end - point.step)
-    return torch.stack([norms[t] for t in at], dim=1).cpu()
+            if file is not None:
+                save_tree(file, {"reached": begin, "rows": rows, "scale": scale, "norms": norms})
+    if file is not None:
+        file.unlink(missing_ok=True)
+    return torch.stack([norms[t].cpu() for t in at], dim=1)
 
 
 def _stretches(state: State, length: int, affordable: int) -> list[tuple[State, int]]:

@@ -299,7 +299,14 @@ def _sweep(settings: Settings, seed: int, template: State, folder: Path, progres
     }
     try:
         norms = adjoint_norms(
-            trajectory.__getitem__, trajectory.steps, settings.t0, settings.steps, settings.probes, seed, after
+            trajectory.__getitem__,
+            trajectory.steps,
+            settings.t0,
+            settings.steps,
+            settings.probes,
+            seed,
+            after,
+            file.with_name("sweep.safetensors"),
         )
         content["norms"] = norms.tolist()
     except InputError as error:

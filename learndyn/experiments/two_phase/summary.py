@@ -5,9 +5,9 @@ import json
 import numpy as np
 import xarray as xr
 
-from learndyn.compare import Transition
+from learndyn.compare import Transition, agreement
 from learndyn.dynamics.perturb import Survival
-from learndyn.experiments.two_phase.claims import METRICS, transitions
+from learndyn.experiments.two_phase.claims import METRICS, ceiling, rms_growth, transitions
 from learndyn.report.page import Table, interval, number
 
 
@@ -102,4 +102,22 @@ def tables(results: xr.DataTree) -> list[Table]:
         "At the last step, in evaluation mode. Rounding floor: distance after one step of twins that differ by one "
         "ulp, mean over t0."
     )
-    return [transition_table, Table("Base runs", header, standing, caption)]
+    return [transition_table, *_agreement(results), Table("Base runs", header, standing, caption)]
+
+
+def _agreement(results: xr.DataTree) -> list[Table]:
+    """Predicted laid over measured growth, over all starts that are not saturated."""
+    measured, law = results["measured"].to_dataset(), results["predicted"].to_dataset()[["log_growth"]]
+    if not bool(law.log_growth.notnull().any()):
+        return []
+    growth = rms_growth(measured).rename("log_growth").assign_attrs(units="nats").to_dataset()
+    rows: list[tuple[str, ...]] = []
+    for words, limit in (("not saturated", ceiling(measured) - 1), ("predicted below a factor of 10", np.log(10.0))):
+        where = (law.log_growth < limit).isel(t1=-1, drop=True)
+        found = agreement(law, growth, where).sel(name="log_growth")
+        value = {name: number(float(found[name])) for name in ("mean_difference", "rms", "max_abs", "correlation", "n")}
+        between = interval(float(found.low), float(found.high))
+        rows.append((words, value["mean_difference"], between, *list(value.values())[1:]))
+    header = ("starts with growth", "mean difference", "90 % interval", "r.m.s.", "largest", "correlation", "n")
+    caption = "Measured minus predicted ln growth up to the end, nats; root mean square over directions, seed by seed."
+    return [Table("Growth, measured over predicted", header, rows, caption)]
