@@ -3,15 +3,15 @@
 An experiment's options are the fields of its `Settings`; --preset chooses their defaults.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import inspect
+import io
 import re
 import sys
 import time
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if not words or words[0] in ("-h", "--help", "help"):
+        if not words or words[0] in ("-h", "--help", "help") or words[1:] in (["-h"], ["--help"]):
             print(USAGE, end="")
             return 0
         if words[0] == "--version":
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise unknown("command", words[0], commands)
         commands[words[0]](words[1:])
     except InputError as error:
-        print(f"learndyn: {error}", file=sys.stderr)
+        print(f"learndyn: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
@@ -122,19 +122,23 @@ def _settings(name: str, experiment: ModuleType, words: list[str]) -> tuple[Any,
     """Settings from preset or file, overridden by options; and the common options."""
     import tyro
 
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--preset", default="quick")
-    early.add_argument("--settings")
-    chosen, _ = early.parse_known_args(words)
-    if chosen.preset not in experiment.PRESETS:
-        raise unknown("preset", chosen.preset, experiment.PRESETS)
-    defaults = experiment.PRESETS[chosen.preset]
-    if chosen.settings:
-        defaults = read_settings(Path(chosen.settings), name, type(defaults))
+    preset = _given(words, "--preset") or Common.preset
+    if preset not in experiment.PRESETS:
+        raise unknown("preset", preset, experiment.PRESETS)
+    defaults = experiment.PRESETS[preset]
+    if file := _given(words, "--settings"):
+        defaults = read_settings(Path(file), name, type(defaults))
     kind = _options(type(defaults), defaults, experiment.PRESETS)
-    parsed: Any = tyro.cli(
-        kind, args=words, prog=f"learndyn run {name}", description=(experiment.__doc__ or "").strip()
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: Any = tyro.cli(
+                kind, args=words, prog=f"learndyn run {name}", description=(experiment.__doc__ or "").strip()
+            )
+    except SystemExit as ended:
+        if ended.code:
+            raise _refused(said.getvalue(), name, kind) from None
+        raise
     own = {
         field.name: getattr(parsed, field.name) for field in dataclasses.fields(defaults) if hasattr(parsed, field.name)
     }
@@ -146,7 +150,26 @@ def _settings(name: str, experiment: ModuleType, words: list[str]) -> tuple[Any,
     return dataclasses.replace(defaults, **own), common
 
 
-def _options(settings: type, defaults: Any, presets: Sequence[str]) -> type:
+def _given(words: list[str], option: str) -> str:
+    """The last value that the command line gives an option, before all of it can be parsed; "" if none."""
+    values = [
+        following if word == option else word.partition("=")[2]
+        for word, following in zip(words, [*words[1:], ""])
+        if word.partition("=")[0] == option
+    ]
+    return values[-1] if values else ""
+
+
+def _refused(box: str, name: str, options: type) -> InputError:
+    """What tyro says in a box, as a sentence; for an option that does not exist, the nearest one."""
+    told = " ".join(line.strip(" │") for line in box.partition("│ ──")[0].splitlines() if line.startswith("│"))
+    if found := re.match(r"Unrecognized options: (--[^\s,=]+)", told):
+        known = [f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(options)]
+        return unknown("option", found[1], known)
+    return InputError(f"{told.rstrip('.')}; see learndyn run {name} --help.")
+
+
+def _options(settings: type, defaults: Any, presets: Iterable[str]) -> type:
     """One dataclass of all options, each with its help from the docstring and its default from the preset."""
     import tyro
 

@@ -4,6 +4,7 @@ Arguments are Python literals; nothing is evaluated.
 """
 
 import ast
+import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -11,6 +12,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -45,8 +47,32 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         ) from None
 
 
+_strangers: set[str] = set()  # files that were named on the command line
+
+
+@contextlib.contextmanager
+def blaming() -> Iterator[None]:
+    """Turn what a stranger's file raises while it is at work into a sentence that says where."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _strangers]
+        if not frames:
+            raise  # our own fault
+        where = f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}"
+        raise InputError(f"{where} raised {type(error).__name__}: {error}.") from error
+
+
 def _import(place: str) -> ModuleType:
     """A module by dotted name, or by the path of its file."""
+    module = _imported(place)
+    _strangers.add(getattr(module, "__file__", None) or "")
+    return module
+
+
+def _imported(place: str) -> ModuleType:
     path = Path(place if place.endswith(".py") else f"{place}.py")
     if path.is_file():
         name = f"_learndyn_user_{hashlib.blake2b(str(path.resolve()).encode(), digest_size=6).hexdigest()}"
@@ -92,7 +118,7 @@ def factory(
         raise
     except ModuleNotFoundError as error:
         raise InputError(f"--{kind} {text}: cannot import {place!r} ({error}); give a module or a file.py.") from error
-    except Exception as error:  # whatever a stranger's file raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's file raises
         raise InputError(f"--{kind} {text}: importing {place!r} raised {type(error).__name__}: {error}.") from error
     if not callable(getattr(module, attribute, None)):
         offered = sorted(n for n, value in vars(module).items() if callable(value) and not n.startswith("_"))
@@ -109,7 +135,7 @@ def source(text: str) -> str:
         return ""
     try:
         file = inspect.getsourcefile(_import(name.rpartition(":")[0]))
-    except Exception:  # building it will say what is wrong, in better words
+    except (Exception, SystemExit):  # building it will say what is wrong, in better words
         return ""
     return hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest() if file else ""
 
@@ -129,7 +155,7 @@ def _call(make: Callable[..., Any], arguments: dict[str, Any], offered: dict[str
         return make(**arguments, **supplied)
     except InputError:
         raise
-    except Exception as error:  # whatever a stranger's factory raises
+    except (Exception, SystemExit) as error:  # whatever a stranger's factory raises
         raise InputError(f"--{kind} {text} raised {type(error).__name__}: {error}.") from error
 
 

@@ -58,6 +58,11 @@ class Record:
     experiment: str
     settings: dict[str, Any]
 
+    def forget_if_empty(self) -> None:
+        """Remove the run directory if nothing was measured in it."""
+        if not (self.folder / "records").exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     @property
     def results_file(self) -> Path:
         """Measured and predicted, as groups of one NetCDF file."""
@@ -65,17 +70,22 @@ class Record:
 
     def write_results(self, results: xr.DataTree) -> None:
         """Write results.nc atomically."""
-        write_atomically(self.results_file, lambda temporary: results.to_netcdf(temporary, engine="h5netcdf", mode="w"))
+        # Made in memory: HDF5 cannot close a file that did not fit on the disk, and crashes when the process ends.
+        content = bytes(results.to_netcdf(engine="h5netcdf"))
+        write_atomically(self.results_file, lambda temporary: temporary.write_bytes(content))
 
     def read_results(self) -> xr.DataTree:
         """Read results.nc.
 
         Raises:
-            InputError: If it is damaged.
+            InputError: If it is damaged, or of other settings.
         """
         try:
             with xr.open_datatree(self.results_file, engine="h5netcdf") as tree:
-                return tree.load()
+                tree.load()
+                if json.loads(tree.attrs["settings"]) != self.settings:
+                    raise ValueError("it holds the results of other settings")
+                return tree
         except Exception as error:  # h5py has a dozen ways to say so
             raise InputError(
                 f"{self.results_file} is missing or damaged ({error}); delete it and run again."
@@ -106,16 +116,17 @@ def open_record(root: Path, experiment: str, settings: dict[str, Any], fresh: bo
         InputError: If the folder cannot be written, or the earlier run was made in another environment and is not
             finished.
     """
-    folder = root / run_name(experiment, settings)
-    if fresh and folder.exists():
-        shutil.rmtree(folder)
+    record = Record(root / run_name(experiment, settings), experiment, settings)
+    folder = record.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"Cannot make {folder}: {error.strerror}; choose another place with --runs.") from error
     if not os.access(folder, os.W_OK):
         raise InputError(f"Cannot write into {folder}; choose another place with --runs.")
-    record = Record(folder, experiment, settings)
+    if fresh:
+        with locked(record):
+            _empty(folder)
     here = environment(settings)
     if (folder / "environment.json").exists() and not record.results_file.exists():
         there = read_json(folder / "environment.json")
@@ -126,10 +137,31 @@ def open_record(root: Path, experiment: str, settings: dict[str, Any], fresh: bo
                 f"{folder} was begun with {name} = {there.get(name)!r}, here it is {here[name]!r}: it would not end "
                 f"bit for bit where it began. Finish it in the old environment, or start anew with --fresh."
             )
-    elif not record.results_file.exists():
-        write_text(folder / "settings.yaml", yaml.safe_dump({"experiment": experiment, **settings}, sort_keys=False))
-        write_json(folder / "environment.json", here)
+    lost = {"note": "What this run was made with is lost."}
+    content = yaml.safe_dump({"experiment": experiment, **settings}, sort_keys=False)
+    if not _holds(folder / "settings.yaml", content):
+        write_text(folder / "settings.yaml", content)
+    if not (folder / "environment.json").exists():
+        write_json(folder / "environment.json", lost if record.results_file.exists() else here)
     return record
+
+
+def _holds(path: Path, text: str) -> bool:
+    with contextlib.suppress(OSError):
+        return path.read_bytes() == text.encode()
+    return False
+
+
+def _empty(folder: Path) -> None:
+    """Remove everything but the lock."""
+    try:
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != ".lock":
+                path.unlink()
+    except OSError as error:
+        raise InputError(f"Cannot remove {error.filename}: {error.strerror}.") from error
 
 
 def read_record(folder: Path) -> Record:
@@ -140,10 +172,12 @@ def read_record(folder: Path) -> Record:
     """
     try:
         content = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
-        return Record(folder, content.pop("experiment"), content)
-    except (OSError, yaml.YAMLError, AttributeError, KeyError) as error:
+        return Record(folder, str(content.pop("experiment")), content)
+    except FileNotFoundError:
+        raise InputError(f"{folder} is no run directory: it has no settings.yaml; give a folder below runs.") from None
+    except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise InputError(
-            f"{folder} is no run directory: its settings.yaml is missing or damaged ({type(error).__name__})."
+            f"{folder / 'settings.yaml'} is damaged ({type(error).__name__}); the command that made the run mends it."
         ) from error
 
 
@@ -152,16 +186,34 @@ def locked(record: Record) -> Iterator[None]:
     """Keep other processes out of a run directory.
 
     Raises:
-        InputError: If one is at work in it.
+        InputError: If one is at work in it, or it cannot be locked.
     """
-    with open(record.folder / ".lock", "w") as file:
+    with contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context(open(record.folder / ".lock", "w"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"Another process is working in {record.folder}; wait for it, or stop it first.") from None
-        for left in record.folder.rglob(".*.tmp"):  # of writes that were killed
-            left.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"Cannot lock {record.folder}: {error.strerror}; choose another place with --runs."
+            ) from error
+        for left in record.folder.rglob(".*.tmp"):
+            if _abandoned(left):
+                left.unlink(missing_ok=True)
         yield
+
+
+def _abandoned(temporary: Path) -> bool:
+    """Whether the process that began to write this file is no more; one that draws a report holds no lock."""
+    try:
+        pid = int(temporary.stem.rpartition(".")[2])
+        os.kill(pid, 0)
+    except (ValueError, ProcessLookupError):
+        return True
+    except PermissionError:
+        return False
+    return pid == os.getpid()
 
 
 #: What a continued run must share with its beginning, because it decides the bits.

@@ -1,10 +1,14 @@
 """Run an experiment in a run directory: part by part, in as many processes as there are cores, from where it was."""
 
+import contextlib
 import multiprocessing
 import os
 import queue
 import signal
+import threading
+from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +18,7 @@ import xarray as xr
 
 from learndyn.errors import InputError
 from learndyn.experiments import find
-from learndyn.names import source
+from learndyn.names import blaming, source
 from learndyn.record import Progress, Record, locked, open_record, plain, quiet, silent
 
 
@@ -44,10 +48,16 @@ def run(
     """
     experiment = find(name)
     experiment.validate(settings)
+    if jobs is not None and jobs < 1:
+        raise InputError(f"jobs={jobs} must be at least 1.")
     record = open_record(Path(root), name, plain(settings), fresh)
     with locked(record):
         if not record.results_file.exists():
-            _measure(experiment, name, settings, record.folder, jobs, progress)
+            try:
+                _measure(experiment, name, settings, record.folder, jobs, progress)
+            except InputError:
+                record.forget_if_empty()
+                raise
             record.write_results(experiment.gather(settings, record.folder))
         return record, record.read_results()
 
@@ -57,24 +67,41 @@ def _measure(
 ) -> None:
     parts = experiment.parts(settings)
     count = jobs if jobs is not None else _affordable(settings)
-    if count < 1:
-        raise InputError(f"jobs={count} must be at least 1.")
     if min(count, len(parts)) == 1:
-        with quiet():
+        with quiet(), blaming():
             for part in parts:
                 experiment.measure(part, settings, folder, progress)
         return
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
     with ProcessPoolExecutor(min(count, len(parts)), context, initializer=_prepare, initargs=(reports,)) as pool:
-        futures = [pool.submit(_work, name, part, settings, folder) for part in parts]
         try:
+            with _deaf():  # workers are born deaf to Ctrl-C, which is for the parent: it ends them
+                futures = [pool.submit(_work, name, part, settings, folder) for part in parts]
             _watch(futures, reports, progress)
-        except BaseException:
+        except BaseException as error:
             for process in list((pool._processes or {}).values()):
                 process.terminate()  # every write is atomic: a killed part goes on from its last record
             pool.shutdown(wait=True, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise InputError(
+                    "A worker process was killed, perhaps for want of memory; the same command goes on from here, "
+                    "with --jobs 1 in less memory."
+                ) from error
             raise
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """Ignore Ctrl-C for a moment, where that can be done (in the main thread)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _affordable(settings: Any) -> int:
@@ -102,7 +129,15 @@ _reports: Any = None
 def _prepare(reports: Any) -> None:
     global _reports
     _reports = reports
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker does not outlive a parent that was killed, whose lock on the run directory is gone."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _work(name: str, part: str, settings: Any, folder: Path) -> None:
@@ -113,7 +148,7 @@ def _work(name: str, part: str, settings: Any, folder: Path) -> None:
         if waiting[what] > 50:
             _reports.put((what, waiting.pop(what)))
 
-    with quiet():
+    with quiet(), blaming():
         find(name).measure(part, settings, folder, report)
     for what, units in waiting.items():
         _reports.put((what, units))

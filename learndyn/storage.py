@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +128,12 @@ def save_tree(path: Path, tree: Any) -> None:
     write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, header))
 
 
-def load_tree(path: Path) -> Any:
+def load_tree(path: Path, expected: Collection[str] = ()) -> Any:
     """Read what `save_tree` wrote.
+
+    Args:
+        path: The file.
+        expected: Entries that it must have.
 
     Raises:
         InputError: If the file is missing, truncated or altered, or of another kind.
@@ -144,6 +148,12 @@ def load_tree(path: Path) -> Any:
         ) from error
     if header.get("format") != FORMAT:
         raise InputError(f"{path} was not written by learndyn (format {header.get('format')!r}); expected {FORMAT!r}.")
-    if _digest(header["structure"], tensors) != header["digest"]:
+    structure = header.get("structure", "")
+    if _digest(structure, tensors) != header.get("digest"):
         raise InputError(f"State file {path} was altered: its digest does not match; delete it to compute it again.")
-    return _unpack(json.loads(header["structure"]), tensors)
+    tree = _unpack(json.loads(structure), tensors)
+    if lacking := [name for name in expected if not isinstance(tree, dict) or name not in tree]:
+        raise InputError(
+            f"State file {path} is of another kind, without {lacking[0]!r}; delete it to compute it again."
+        )
+    return tree

@@ -13,7 +13,7 @@ from typing import Any, SupportsFloat
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats gives the same and takes a second to import
 
 from learndyn.errors import InputError
 
@@ -124,7 +124,7 @@ def student(level: float, n: int) -> float:
     """Two-sided Student-t quantile for n replicates; nan for one, which says nothing about its own scatter."""
     if not 0 < level < 1:
         raise InputError(f"level={level:g} must lie between 0 and 1, for example 0.9.")
-    return float(stats.t.ppf((1 + level) / 2, n - 1)) if n > 1 else float("nan")
+    return float(stdtrit(n - 1, (1 + level) / 2)) if n > 1 else float("nan")
 
 
 def _scatter(values: Float[np.ndarray, " n"]) -> float:

@@ -1,5 +1,6 @@
 """Growth at a finite size, and the kinks that cause it (arXiv:2505.13900)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,7 +49,9 @@ def finite_size_exponents(
         states, _ = train_together(states, every, engine)
         for i, (twin, d) in enumerate(zip(states[1:], distances)):
             now = _distance(states[0], twin)
-            logs[i] += torch.tensor(now / before[i]).log()
+            if now == 0:
+                raise InputError(f"Twins at distance {d:g} became the same in rounding; hold them farther apart.")
+            logs[i] += math.log(now / before[i])
             _rescale(states[0], twin, d / now)
     return logs / steps
 
@@ -77,7 +80,7 @@ class Kinks:
     """How many pieces of a piecewise-linear network two twins take differently on one batch.
 
     Attributes:
-        signs: Units of ReLU-like activations that are on for one twin and off for the other.
+        signs: Units of ReLU-like activations that lie on another linear piece for one twin than for the other.
         switches: Max-pooling windows whose largest entry is another one.
         total: Units and windows looked at; 0 for a network without kinks.
     """
@@ -87,22 +90,18 @@ class Kinks:
     total: int
 
 
+def _bends(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where a piecewise-linear operation bends, from left to right."""
+    if name in ("relu", "leaky_relu", "_prelu_kernel", "abs"):
+        return (0.0,)
+    last = {"threshold": 2, "clamp_min": 2, "clamp_max": 2, "hardtanh": 3, "clamp": 3}.get(name, 1)
+    return tuple(bend for bend in args[1:last] if bend is not None)
+
+
 class _Listening(TorchDispatchMode):
     """Note which side of every kink the inputs fall on, by the operations that run: modules and plain functions
     alike.
     """
-
-    SIGNED = {
-        "relu",
-        "relu_",
-        "leaky_relu",
-        "leaky_relu_",
-        "threshold",
-        "hardtanh",
-        "clamp_min",
-        "abs",
-        "_prelu_kernel",
-    }
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,11 +109,12 @@ class _Listening(TorchDispatchMode):
         self.winners: list[Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        if name in self.SIGNED:
-            self.signs.append((args[0] > 0).detach())
+        name = func.overloadpacket.__name__.removesuffix("_")
+        bends = _bends(name, args)
+        if bends:
+            self.signs.append(torch.stack([args[0].detach() > bend for bend in bends]).sum(0))
         out = func(*args, **(kwargs or {}))
-        if name.startswith("max_pool") and name.endswith("_with_indices"):
+        if "max_pool" in name and isinstance(out, tuple):
             self.winners.append(out[1].detach())
         return out
 

@@ -161,6 +161,8 @@ def _unstack(
 ) -> None:
     with torch.no_grad():
         for slot, state in enumerate(states):
+            for group, last in zip(state.optimizer.param_groups, optimizer.param_groups):
+                group["lr"] = last["lr"]
             for name, own in parameters[slot].items():
                 own.copy_(stacked[name][slot])
                 for key, value in optimizer.state.get(stacked[name], {}).items():

@@ -77,13 +77,16 @@ def train(
         The run; it ends early where the loss is not finite.
 
     Raises:
-        InputError: If `steps` is negative or `every` is not positive.
+        InputError: If `steps` is negative, `every` is not positive, or an observable is called "step" or "time".
     """
     if steps < 0:
         raise InputError(f"steps={steps} must not be negative.")
     if isinstance(every, int) and every < 1:
         raise InputError(f"every={every} must be at least 1.")
     observe = observe or {}
+    for name in ("step", "time"):
+        if name in observe:
+            raise InputError(f"An observable cannot be called {name!r}, which is a coordinate of every run; rename it.")
     end = state.step + steps
     seen: dict[str, list[np.ndarray]] = {name: [] for name in observe}
     stamps: list[tuple[int, float]] = []
@@ -118,18 +121,29 @@ def _labelled(
 ) -> xr.Dataset:
     steps, times = zip(*stamps) if stamps else ((), ())
     coordinates = {"step": ("step", np.array(steps, dtype=int)), "time": ("step", np.array(times, dtype=float))}
-    values = {
-        name: (("step", *_dimensions(observe[name], arrays[0].ndim)), np.stack(arrays))
-        for name, arrays in seen.items()
-        if arrays
-    }
+    values = {}
+    sizes = dict.fromkeys(("step", "time", *observe), -1)  # taken: no axis can be called so
+    for name, arrays in seen.items():
+        if arrays:
+            values[name] = ("step", *_dimensions(observe[name], name, arrays[0].shape, sizes)), np.stack(arrays)
     return xr.Dataset(values, coordinates)
 
 
-def _dimensions(observable: Observable, count: int) -> tuple[str, ...]:
-    """Names of the axes, read from a return annotation such as Float[Tensor, "modes"]."""
+def _dimensions(observable: Observable, name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[str, ...]:
+    """Names of the axes, read from a return annotation such as Float[Tensor, "modes"].
+
+    Numbered ones where there is no annotation, or where it does not fit the shape or the `sizes` of the names given so
+    far, to which these are added.
+    """
     function = getattr(observable, "func", observable)  # of a functools.partial
     function = function if inspect.isroutine(function) else type(function).__call__
-    annotation = typing.get_type_hints(function).get("return") if hasattr(function, "__annotations__") else None
+    try:
+        annotation = typing.get_type_hints(function).get("return") if hasattr(function, "__annotations__") else None
+    except NameError:  # an annotation that only a type checker can read
+        annotation = None
     names = tuple(getattr(annotation, "dim_str", "").split())
-    return names if len(names) == count else tuple(f"axis_{i}" for i in range(count))
+    fitting = [n for n, size in zip(names, shape) if n.isidentifier() and sizes.get(n, size) == size]
+    if not len(set(fitting)) == len(names) == len(shape):
+        names = tuple(f"{name}_axis_{i}" for i in range(len(shape)))
+    sizes.update(zip(names, shape))
+    return names

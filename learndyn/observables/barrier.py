@@ -122,15 +122,17 @@ def recalibrate(model: nn.Module, task: Task) -> None:
     """
     moving = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [m.momentum for m in moving]
-    with looking(model, next(model.parameters()).device):
-        for module in moving:
-            module.reset_running_stats()
-            module.momentum = None
-            module.train()
-        for chunk in chunks(task.evaluation("train")):
-            task.loss(model, chunk)
-    for module, momentum in zip(moving, momenta):
-        module.momentum = momentum
+    try:
+        with looking(model, next(model.parameters()).device):
+            for module in moving:
+                module.reset_running_stats()
+                module.momentum = None
+                module.train()
+            for chunk in chunks(task.evaluation("train")):
+                task.loss(model, chunk)
+    finally:
+        for module, momentum in zip(moving, momenta):
+            module.momentum = momentum
 
 
 def loss_barrier(

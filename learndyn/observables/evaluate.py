@@ -74,9 +74,12 @@ def evaluate(model: nn.Module, task: Task, split: str) -> Evaluation:
 
 
 def chunks(batch: Batch) -> Iterator[Batch]:
-    """The examples in pieces that fit into memory."""
-    for begin in range(0, len(batch.inputs), CHUNK):
-        yield Batch(batch.inputs[begin : begin + CHUNK], batch.targets[begin : begin + CHUNK])
+    """The examples in pieces of even size: batch norm cannot be calibrated on a last one that holds a single example."""
+    total = len(batch.inputs)
+    count = -(-total // CHUNK)
+    for i in range(count):
+        piece = slice(total * i // count, total * (i + 1) // count)
+        yield Batch(batch.inputs[piece], batch.targets[piece])
 
 
 def loss(state: State, split: str = "test") -> Float[Tensor, ""]:

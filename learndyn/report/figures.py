@@ -33,14 +33,14 @@ def grid(
     """A heat map of `values` (rows, columns): missing cells empty, values on the cells, uneven steps evenly spaced."""
     rows, columns = (str(dim) for dim in values.dims)
     data = np.ma.masked_invalid(values.values)
+    seen = data.compressed() if data.count() else np.zeros(1)
     norm: Normalize
     if log:
-        floor = low if low is not None else max(float(data[data > 0].min()) if (data > 0).any() else 1e-16, 1e-16)
-        top = max(high or float(data.max() or 0), 10 * floor)
-        norm, data = LogNorm(floor, top), np.ma.maximum(data, floor)
+        floor = low if low is not None else max(float(seen[seen > 0].min(initial=1.0)), 1e-16)
+        norm, data = LogNorm(floor, max(high or float(seen.max()), 10 * floor)), np.ma.maximum(data, floor)
     else:
-        bottom = low if low is not None else float(data.min())
-        norm = Normalize(bottom, max(high if high is not None else float(data.max()), bottom + 1e-12))
+        bottom = low if low is not None else float(seen.min())
+        norm = Normalize(bottom, max(high if high is not None else float(seen.max()), bottom + 1e-12))
     image = axes.pcolormesh(data, norm=norm, cmap=SEQUENTIAL, edgecolors="white", linewidth=0.5)
     axes.set_xticks(
         np.arange(data.shape[1]) + 0.5,
@@ -74,7 +74,10 @@ def curve(
     """
     x = values[against].values
     data = values.transpose("seed", against).values
-    mean = np.nanmean(data, axis=0) if np.isfinite(data).any() else data.mean(axis=0)
+    if not np.isfinite(data).any():
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color="grey")
+        return
+    mean = np.nanmean(data, axis=0)
     axes.plot(x, mean, "--" if dashed else "-", color=colour, label=label, marker=None if dashed else "o", zorder=3)
     if len(data) > 1:
         for row in data:
@@ -102,3 +105,9 @@ def mark(axes: Axes, found: Transition, colour: str = COLOURS[0]) -> None:
         left, right = axes.get_xlim()
         axes.axvspan(max(found.low, left), min(found.high, right), color=colour, alpha=0.08, linewidth=0)
         axes.set_xlim(left, right)
+
+
+def legend(axes: Axes) -> None:
+    """A legend, where there is something to name."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()

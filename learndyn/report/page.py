@@ -1,7 +1,6 @@
 """One self-contained page: what was run, what came out, figures, settings, environment, how to cite."""
 
 import base64
-import io
 import json
 import math
 from dataclasses import dataclass, field
@@ -91,7 +90,7 @@ def write_report(record: Record, experiment: ModuleType, results: xr.DataTree) -
         environment={key: _shown(value) for key, value in read_json(record.folder / "environment.json").items()},
         command=command(record),
         files=sorted(
-            str(p.relative_to(record.folder)) for p in record.folder.glob("*") if p.is_file() and p.name[0] != "."
+            p.name for p in record.folder.glob("*") if p.is_file() and p.name[0] != "." and p.name != "report.html"
         ),
         version=__version__,
     )
@@ -113,10 +112,10 @@ def _shown(value: Any) -> str:
 def _save(figure: Figure, folder: Path) -> str:
     """Write PNG and SVG, close the drawing; returns the PNG for the page, base64."""
     with style():
+        figure.drawing.draw_without_rendering()  # lay out once, not once a file
+        figure.drawing.set_layout_engine("none")
         for ending, metadata in (("png", {"Software": "learndyn"}), ("svg", {"Date": None})):
             draw = partial(figure.drawing.savefig, format=ending, metadata=metadata)
             write_atomically(folder / f"{figure.name}.{ending}", draw)
-        kept = io.BytesIO()
-        figure.drawing.savefig(kept, format="png", dpi=160, metadata={"Software": "learndyn"})
     plt.close(figure.drawing)
-    return base64.b64encode(kept.getvalue()).decode()
+    return base64.b64encode((folder / f"{figure.name}.png").read_bytes()).decode()

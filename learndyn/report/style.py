@@ -17,7 +17,7 @@ SEQUENTIAL = "viridis"
 
 RC: dict[Any, Any] = {
     "figure.dpi": 110,
-    "savefig.dpi": 200,
+    "savefig.dpi": 160,
     "figure.constrained_layout.use": True,
     "font.size": 9.5,
     "axes.titlesize": 10,

@@ -42,12 +42,15 @@ def digits_mlp(activation="gelu", seed=0, optimizer=SGD, schedule=constant, task
 
 
 def teacher_mlp(seed=0, width=8, dtype=torch.float64, optimizer=DECAYED, schedule=constant, task=None, dropout=0.0):
-    """6 -> width (batch norm, GELU, perhaps dropout) -> 3 on the teacher."""
+    """6 -> width (batch norm, GELU, perhaps dropout) -> 3 on the teacher.
+
+    No bias before the batch norm: its gradient is zero but for rounding, which Adam divides by eps = 1e-8.
+    """
     task = task or teacher(dtype)
     model = seeded(
         seed,
         lambda: nn.Sequential(
-            nn.Linear(6, width), nn.BatchNorm1d(width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, 3)
+            nn.Linear(6, width, bias=False), nn.BatchNorm1d(width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, 3)
         ),
     ).to(dtype)
     return start(task, model, optimizer, schedule)
@@ -59,8 +62,8 @@ def small_cnn(seed=0, dtype=torch.float32, optimizer=SGD, schedule=constant, tas
     model = seeded(
         seed,
         lambda: nn.Sequential(
-            *(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(4, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Flatten(), nn.Dropout(dropout), nn.Linear(32, 10)),
         ),
     ).to(dtype)

@@ -5,7 +5,7 @@ Gradient descent with lr 1 on r θ³/3 + (1 − r) θ²/2 is θ → r θ (1 − 
     |dθ_n / dθ_0| = 2ⁿ √(θ_n (1 − θ_n)) / √(θ_0 (1 − θ_0))
 
 exactly, for every n: a check of each step, and not only of the limit ln 2. (The limit itself: `lyapunov_exponents` gave
-LIMIT in 20,000 steps from θ_0 = 0.3, which take minutes; the sheet says 0.69310.)
+0.6932 in 20,000 steps from θ_0 = 0.3, which take minutes; the sheet says 0.69310.)
 """
 
 import math
@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from learndyn.dynamics import fork, lyapunov_exponents, start, tangent_growth, train
+from learndyn.dynamics import adjoint_norms, fork, lyapunov_exponents, start, tangent_growth, train
 from learndyn.dynamics.tangent import pull, push, record
 from learndyn.errors import InputError
+from learndyn.laws import log_growth
 from learndyn.tasks import Batch
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
@@ -96,9 +97,9 @@ def test_exponents_of_the_logistic_map(r, value, exponent):
     assert found == pytest.approx(exponent, abs=3 / steps)
 
 
-def quadratic(h):
+def quadratic(h, value=1.0):
     task = Potential(lambda x: h * x**2 / 2)
-    return start(task, Number(1.0), partial(torch.optim.SGD, lr=0.1, momentum=0.9))
+    return start(task, Number(value), partial(torch.optim.SGD, lr=0.1, momentum=0.9))
 
 
 @pytest.mark.parametrize(("h", "factor"), [(1.0, -0.0666802), (39.0, 3.2444e6)])
@@ -139,3 +140,13 @@ def test_the_exponent_beyond_the_edge_of_stability():
     assert (twice - once) / 30 == pytest.approx(math.log(1 + 0.1**0.5), abs=1e-8)
     with pytest.raises(InputError, match="every=6 must lie between 1 and the 5 steps"):
         lyapunov_exponents(quadratic(1.0), 5, count=1, every=6)
+
+
+def test_a_growth_beyond_float64_is_infinite():
+    """A millionfold growth a step, from an unstable fixed point that the run itself never leaves."""
+    state = quadratic(1e7, value=0.0)
+    norms = adjoint_norms(lambda step: state, [0], [0, 40, 60], 60, probes=1)
+    growth = log_growth(norms, 1)
+    assert growth[0] == math.inf and growth[2] == 0
+    # Modes z² − (1.9 − 1e6) z + 0.9 = 0: |z| = 1e6 − 1.9; the start is along it but for 1e-6.
+    assert growth[1].item() == pytest.approx(20 * math.log(1e6), abs=1e-3)

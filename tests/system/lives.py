@@ -45,8 +45,21 @@ class Life:
 class Process:
     """A command under way."""
 
-    def __init__(self, nursery: "Nursery", pid: int, files: tuple[Path, Path]):
-        self.nursery, self.pid, self.files, self.began = nursery, pid, files, time.monotonic()
+    def __init__(self, nursery: "Nursery", pid: int, cwd: Path, files: tuple[Path, Path]):
+        self.nursery, self.pid, self.cwd, self.files = nursery, pid, cwd, files
+        self.began, self.ended = time.monotonic(), None
+
+    def until(self, file: str) -> None:
+        """Wait until a file of this pattern is there, below the folder where it works."""
+        end = time.monotonic() + 60
+        while not any(self.cwd.rglob(file)):
+            if time.monotonic() > end or self.wait(0.0):
+                raise TimeoutError(f"no {file} came: {self.files[1].read_text()[-2000:]}")
+            time.sleep(0.002)
+
+    def children(self) -> list[int]:
+        """Its direct children."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def signal(self, number: int = signal.SIGKILL, group: bool = True) -> None:
         """Send a signal to the process and all its workers, or to it alone."""
@@ -54,11 +67,13 @@ class Process:
 
     def wait(self, timeout: float = 60.0) -> Life | None:
         """How it ended; None if it has not yet."""
-        status = self.nursery.ask(wait=self.pid, timeout=timeout)["status"]
-        if status is None:
-            return None
-        out, err = (path.read_text(errors="replace") for path in self.files)
-        return Life(status, out, err, time.monotonic() - self.began)
+        if self.ended is None:
+            status = self.nursery.ask(wait=self.pid, timeout=timeout)["status"]
+            if status is None:
+                return None
+            out, err = (path.read_text(errors="replace") for path in self.files)
+            self.ended = Life(status, out, err, time.monotonic() - self.began)
+        return self.ended
 
 
 class Nursery:
@@ -71,7 +86,11 @@ class Nursery:
         alone = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
         alone |= {"MPLCONFIGDIR": str(self.folder / "matplotlib"), "COLUMNS": "100"}
         self.server = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | alone,
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | alone,
             stderr=open(self.folder / "server.err", "w"),
         )
         return self
@@ -84,7 +103,10 @@ class Nursery:
         """One request, one answer."""
         self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
-        return json.loads(self.server.stdout.readline())
+        answer = self.server.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the nursery is dead: {(self.folder / 'server.err').read_text()[-2000:]}")
+        return json.loads(answer)
 
     def start(self, *words: object, cwd: Path, **tampered: object) -> Process:
         """Begin `learndyn WORDS` in a folder, tampered with as `tamper` says."""
@@ -93,7 +115,7 @@ class Nursery:
         answer = self.ask(
             words=[str(word) for word in words], cwd=str(cwd), files=[str(path) for path in files], tampered=tampered
         )
-        return Process(self, answer["pid"], files)
+        return Process(self, answer["pid"], cwd, files)
 
     def run(self, *words: object, cwd: Path, timeout: float = 120.0, **tampered: object) -> Life:
         """Do `learndyn WORDS` to its end."""
@@ -213,7 +235,7 @@ def _serve() -> None:
 
     # One small command, so that everything that is imported or cached on first use is there before the first fork.
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        tamper(draw=True)
+        tamper()
         options = f"--task teacher(examples=100) --model mlp(width=4) --steps 2 --t0 0 1 --t1 2 --runs {folder}/runs"
         words = f"{options} --horizons 1 --seeds 1 --directions 1 --probes 1 --points 3 --engine vmap --jobs 1".split()
         assert main(["run", "two-phase", *words]) == 0

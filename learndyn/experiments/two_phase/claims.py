@@ -236,7 +236,7 @@ def _crossings(growth: xr.DataArray, limit: xr.DataArray) -> np.ndarray:
     found = []
     for seed in growth.seed.values:
         values, half = growth.sel(seed=seed).values, float(limit.sel(seed=seed)) / 2
-        finite = np.isfinite(values).all() and math.isfinite(half)
+        finite = len(times) > 1 and np.isfinite(values).all() and math.isfinite(half)
         t = transition_time(times, values, 1.0, math.exp(half)) if finite else math.nan
         found.append(t if 0 < t < math.inf else math.nan)
     return np.array(found)

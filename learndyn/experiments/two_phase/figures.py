@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from learndyn.experiments.two_phase.claims import LEVEL, METRICS, ceiling, curves, floors, rms_growth, transitions
-from learndyn.report.figures import Figure, curve, grid, mark
+from learndyn.report.figures import Figure, curve, grid, legend, mark
 from learndyn.report.style import COLOURS, style
 
 
@@ -66,7 +66,7 @@ def _curves(results: xr.DataTree) -> Figure:
                 color="grey",
             )
             _predicted_distance(ax, results, predicted)
-            ax.legend()
+            legend(ax)
         mark(ax, marks[name])
     for ax in axes[-1]:
         ax.set_xlabel("$t_0$ (step)")
@@ -107,7 +107,7 @@ def _growth(results: xr.DataTree) -> Figure:
             color="grey",
         )
     left.set(xlabel="$t_0$ (step)", ylabel="ln growth up to the end (nats)", title="growth from $t_0$ to the end")
-    left.legend()
+    legend(left)
     for i, horizon in enumerate(settings["horizons"]):
         after = measured.log_growth_after.sel(horizon=horizon).mean("direction")
         curve(
@@ -119,8 +119,7 @@ def _growth(results: xr.DataTree) -> Figure:
         )
     right.axhline(0, color="grey", linewidth=0.8, linestyle=":")
     right.set(xlabel="$t_0$ (step)", ylabel="ln growth (nats)", title="growth over a fixed number of steps")
-    if settings["horizons"]:
-        right.legend()
+    legend(right)
     caption = (
         "Left: root-mean-square growth over directions against the law ½ ln(‖M‖²_F / P), from one sweep of the "
         f"adjoint tangent map back through each base run ({settings['probes']} probes). Above the saturation "

@@ -1,5 +1,6 @@
 """From records to labelled arrays: what was measured and what was predicted, under the same names."""
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from learndyn.errors import InputError
 from learndyn.experiments.two_phase.grid import CONTROL, SPLITS
 from learndyn.experiments.two_phase.settings import Settings
 from learndyn.laws.growth import log_growth, log_growth_error
@@ -49,7 +51,7 @@ class Table:
         """Fill what lies at these labels: a number, or a nested list over the dimensions that are left. None is nan."""
         dims, array, _ = self.arrays[name]
         labels = (self.coordinates[dim].index(at[dim]) if dim in at else slice(None) for dim in dims)
-        array[tuple(labels)] = np.array(value, dtype=float)
+        array[tuple(labels)] = np.asarray(value, dtype=float)
 
     def dataset(self, **units: str) -> xr.Dataset:
         """The arrays as a dataset; units of coordinates by name."""
@@ -65,10 +67,15 @@ def gather(settings: Settings, folder: Path) -> xr.DataTree:
     return tree
 
 
-def _records(settings: Settings, folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for seed in range(settings.seeds):
-        for path in sorted((folder / "records" / f"seed-{seed}").glob("[0-9]*.json")):
-            yield seed, read_json(path)
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file if what it holds is not what was written."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is damaged ({type(error).__name__}: {error}); delete it and run again.") from error
 
 
 def _measured(s: Settings, folder: Path) -> xr.Dataset:
@@ -85,16 +92,22 @@ def _measured(s: Settings, folder: Path) -> xr.Dataset:
     for name, dims in {"loss": ("split",), "error": ("split",), "norm": (), "time": ()}.items():
         table.add(f"base_{name}", ("seed", "step", *dims), "nats" if name == "loss" else "")
     table.add("control_distance", ("seed", "t1"))
-    for seed, record in _records(s, folder):
-        step = record["step"]
-        for fork in record["forks"]:
-            for name in FORKS:
-                table.put(f"perturbation_{name}", fork[name], seed=seed, direction=fork["direction"], t0=step)
-        for name, value in record.get("base", {}).items():
-            table.put(f"base_{name}", value, seed=seed, step=step)
-        for row in record["rows"]:
-            _put_row(table, row, seed, step, s)
+    for seed in range(s.seeds):
+        for path in sorted((folder / "records" / f"seed-{seed}").glob("[0-9]*.json")):
+            with _naming(path):
+                _put_record(table, read_json(path), seed, s)
     return table.dataset(t0="step", t1="step", step="step", horizon="step")
+
+
+def _put_record(table: Table, record: dict[str, Any], seed: int, s: Settings) -> None:
+    step = record["step"]
+    for fork in record["forks"]:
+        for name in FORKS:
+            table.put(f"perturbation_{name}", fork[name], seed=seed, direction=fork["direction"], t0=step)
+    for name, value in record.get("base", {}).items():
+        table.put(f"base_{name}", value, seed=seed, step=step)
+    for row in record["rows"]:
+        _put_row(table, row, seed, step, s)
 
 
 def _put_row(table: Table, row: dict[str, Any], seed: int, step: int, s: Settings) -> None:
@@ -120,11 +133,14 @@ def _predicted(s: Settings, folder: Path) -> xr.Dataset:
     table.add("log_growth_error", ("seed", "t0", "t1"), "nats")
     for seed in range(s.seeds):
         path = folder / "records" / f"seed-{seed}" / "adjoint.json"
-        content: dict[str, Any] = read_json(path) if path.exists() else {"norms": None, "why": ""}
-        why = content["why"] or why
-        if content["norms"] is not None:
-            # null stands for a sweep that overflowed
-            norms = torch.tensor(np.array(content["norms"], dtype=float)).nan_to_num(nan=math.inf)
-            table.put("log_growth", log_growth(norms, content["parameters"]), seed=seed, t1=s.steps)
-            table.put("log_growth_error", log_growth_error(norms), seed=seed, t1=s.steps)
+        if not path.exists():
+            continue
+        with _naming(path):
+            content = read_json(path)
+            why = content["why"] or why
+            if content["norms"] is not None:
+                # null stands for a sweep that overflowed
+                norms = torch.tensor(np.array(content["norms"], dtype=float)).nan_to_num(nan=math.inf)
+                table.put("log_growth", log_growth(norms, content["parameters"]), seed=seed, t1=s.steps)
+                table.put("log_growth_error", log_growth_error(norms), seed=seed, t1=s.steps)
     return table.dataset(t0="step", t1="step").assign_attrs(why=why)

@@ -37,6 +37,7 @@ from learndyn.noise import key
 from learndyn.observables import barrier, dissimilarity, distance, evaluate, profiles
 from learndyn.observables.barrier import BATCH_NORM, CONVENTIONS
 from learndyn.observables.function import disagreement_of, function_distance_of
+from learndyn.optimizers.rules import rule
 from learndyn.record import Progress
 from learndyn.storage import load_tree, save_tree, write_json
 from learndyn.tasks import place
@@ -70,21 +71,26 @@ def _sweep_cost(settings: Settings) -> float:
 
 
 def initial_state(settings: Settings, seed: int) -> State:
-    """The base run of a seed before its first step."""
+    """The base run of a seed before its first step.
+
+    Raises:
+        InputError: If a name is unknown, a factory fails, or model, task and optimizer do not fit together.
+    """
     dtype = getattr(torch, settings.dtype)
-    task = place(build_task(settings.task, seed, settings.data_dir), settings.device, dtype)
-    model = build_model(settings.model, task, seed).to(settings.device, dtype)
-    schedule = build_schedule(settings.schedule, settings.steps)
-    state = start(task, model, lambda parameters: build_optimizer(settings.optimizer, parameters), schedule)
     try:
-        task.loss(fork(state).model.train(), task.batch(0)).item()
-        evaluate(model, task, "test")
+        task = place(build_task(settings.task, seed, settings.data_dir), settings.device, dtype)
+        model = build_model(settings.model, task, seed).to(settings.device, dtype)
+        schedule = build_schedule(settings.schedule, settings.steps)
+        state = start(task, model, lambda parameters: build_optimizer(settings.optimizer, parameters), schedule)
+        for split in SPLITS:
+            evaluate(model, task, split)
+        check_replay(state)
     except InputError:
         raise
     except Exception as error:  # a stranger's model on a stranger's task
         raise InputError(
-            f"The model {settings.model} does not run on the task {settings.task}: {type(error).__name__}: "
-            f"{str(error).splitlines()[0]}"
+            f"The model {settings.model} cannot be trained on the task {settings.task} with {settings.optimizer}: "
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}."
         ) from error
     return state
 
@@ -98,7 +104,6 @@ def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> 
     seed = int(part.removeprefix("seed-"))
     with deterministic(settings.device, settings.threads):
         state = initial_state(settings, seed)
-        check_replay(state)
         _Grid(settings, seed, state, folder, progress).finish()
         _sweep(settings, seed, state, folder, progress)
 
@@ -122,12 +127,11 @@ class _Grid:
 
     def finish(self) -> None:
         """Go to the last step."""
-        if (self.records / f"{self.settings.steps:06d}.json").exists():
+        if not self._lacks(self.settings.steps):
+            self.snapshot.unlink(missing_ok=True)
             self.progress("training twins", work(self.settings) - self._swept())
             return
-        if self.snapshot.exists():
-            self._resume()
-        else:
+        if not (self.snapshot.exists() and self._resume()):
             self._event(0)
         while (now := self.states[0].step) < self.settings.steps:
             self._train(min(event for event in self.events if event > now))
@@ -139,18 +143,27 @@ class _Grid:
     def _swept(self) -> float:
         return bool(self.settings.probes) * (self.settings.steps - self.settings.t0[0]) * _sweep_cost(self.settings)
 
-    def _resume(self) -> None:
-        tree = load_tree(self.snapshot)
-        template = self.states[0]
+    def _lacks(self, until: int) -> bool:
+        """Whether a record or base state up to a step is not there: not yet, or deleted because it was damaged."""
+        due = [self.records / f"{event:06d}.json" for event in {0, *self.events} if event <= until]
+        due += [self.trajectory.path(step) for step in {*self.settings.t0, self.settings.steps} if step <= until]
+        return not all(path.exists() for path in due)
+
+    def _resume(self) -> bool:
+        """Go on from the snapshot, unless something that was written before it is gone: only a new start mends that."""
+        tree, template = load_tree(self.snapshot, ("states", "members", "sizes", "work")), self.states[0]
+        if self._lacks(tree["states"][0]["step"]):
+            return False
         self.states = [unpack(one, template, str(self.snapshot)) for one in tree["states"]]
         self.members = [tuple(member) for member in tree["members"]]
         self.sizes = dict(zip(self.members, tree["sizes"]))
-        for member, twin in zip(self.members, self.states[1:]):
+        for slot, (member, twin) in enumerate(zip(self.members, self.states[1:]), 1):
             if self.settings.perturbation == "noise_swap" and member[1] != CONTROL:
                 _, swapped = self._perturb(template, *member)
-                self.states[self.members.index(member) + 1] = _with_task(twin, swapped.task)
+                self.states[slot] = _with_task(twin, swapped.task)
         self.progress("training twins", tree["work"])
         self.worked = tree["work"]
+        return True
 
     def _save(self) -> None:
         tree = {
@@ -294,23 +307,31 @@ def _sweep(settings: Settings, seed: int, template: State, folder: Path, progres
 
     content: dict[str, Any] = {
         "parameters": sum(p.numel() for p in trainable(template.model).values()),
-        "why": "",
+        "why": _unpredictable(template),
         "norms": None,
     }
     try:
-        norms = adjoint_norms(
-            trajectory.__getitem__,
-            trajectory.steps,
-            settings.t0,
-            settings.steps,
-            settings.probes,
-            seed,
-            after,
-            file.with_name("sweep.safetensors"),
-        )
-        content["norms"] = norms.tolist()
-    except InputError as error:
-        content["why"] = str(error)
+        if not content["why"]:
+            norms = adjoint_norms(
+                trajectory.__getitem__,
+                trajectory.steps,
+                settings.t0,
+                settings.steps,
+                settings.probes,
+                seed,
+                after,
+                file.with_name("sweep.safetensors"),
+            )
+            content["norms"] = norms.tolist()
     except RuntimeError as error:  # a kernel without a second derivative
-        content["why"] = f"The model has no second derivative here: {str(error).splitlines()[0]}"
+        content["why"] = f"The model has no second derivative here: {str(error).partition(chr(10))[0]}"
     write_json(file, content)
+
+
+def _unpredictable(state: State) -> str:
+    """Why growth cannot be predicted: an optimizer without a tangent rule; empty if it can."""
+    try:
+        rule(state.optimizer, trainable(state.model))
+    except InputError as error:
+        return str(error)
+    return ""

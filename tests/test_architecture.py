@@ -1,0 +1,70 @@
+"""Imports run one way, and nothing global is seeded or unpickled."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import learndyn
+
+ROOT = Path(learndyn.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+FOUNDATION = {"errors", "noise", "storage", "__init__"}
+#: room -> rooms it may import
+ALLOWED = {
+    "errors": set(),
+    "noise": {"errors"},
+    "storage": {"errors"},
+    "tasks": {"errors", "noise"},
+    "models": {"errors"},
+    "optimizers": {"errors"},
+    "dynamics": {*FOUNDATION, "tasks", "optimizers"},
+    "observables": {*FOUNDATION, "tasks", "dynamics"},
+    "laws": {"errors"},
+    "compare": {"errors"},
+    "record": FOUNDATION,
+    "names": {*FOUNDATION, "tasks", "models", "optimizers"},
+    "report": {*FOUNDATION, "compare", "record"},
+    "experiments": {
+        *FOUNDATION, "tasks", "models", "optimizers", "dynamics", "observables", "laws", "compare", "record", "names", "report"
+    },
+    "run": {*FOUNDATION, "record", "names", "experiments"},
+}  # fmt: skip
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "learndyn":
+            inside = node.module.split(".")[1:2]
+            found |= set(inside) if inside else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] if "." in alias.name else "__init__" for alias in node.names
+                      if alias.name.split(".")[0] == "learndyn"}  # fmt: skip
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path):
+    here = room(path)
+    if here in ("__main__", "__init__"):
+        return
+    assert here in ALLOWED, f"{here} is a new room: say in ALLOWED and docs/architecture.md what it may import"
+    assert imported(path) <= ALLOWED[here] | {here}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_global_seed_and_no_unpickling(path: Path):
+    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)}
+    assert not calls & {
+        "torch.manual_seed", "np.random.seed", "numpy.random.seed", "random.seed", "pickle.load", "pickle.loads", "torch.load"
+    }  # fmt: skip
+
+
+def test_architecture_page_knows_every_room():
+    page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert all(f"`{name}" in page for name in ALLOWED)
