@@ -45,14 +45,24 @@ def cases() -> list[Case]:
     digits, image = "digits(batch_size=64)", "digits(batch_size=64, image=True)"
     calm = "sgd(lr=0.05, momentum=0.9, weight_decay=5e-4)"
     return [
-        Case("MLP 64-64-64-10, f32", replace(QUICK, task=digits, model="mlp(width=64)", optimizer=calm, dtype="float32")),
+        Case(
+            "MLP 64-64-64-10, f32", replace(QUICK, task=digits, model="mlp(width=64)", optimizer=calm, dtype="float32")
+        ),
         Case("BN-MLP 64-128x4-10, f64 (quick)", QUICK),
         Case("BN-MLP 64-128x4-10, f32", replace(QUICK, dtype="float32")),
         Case("tiny-VGG 8x8, f32", replace(QUICK, task=image, model="tiny_vgg", optimizer=calm, dtype="float32")),
-        Case("ResNet-8 (8/16/32) 8x8, f32", replace(QUICK, task=image, model="resnet8", optimizer=calm, dtype="float32")),
-        Case("MLP 64-512-512-10, f32", replace(QUICK, task=digits, model="mlp(width=512)", optimizer=calm, dtype="float32")),
-        Case("ResNet-8 (16/32/64) 8x8, f32", replace(QUICK, task=image, model="resnet8(width=16)", optimizer=calm, dtype="float32")),
-    ]  # fmt: skip
+        Case(
+            "ResNet-8 (8/16/32) 8x8, f32", replace(QUICK, task=image, model="resnet8", optimizer=calm, dtype="float32")
+        ),
+        Case(
+            "MLP 64-512-512-10, f32",
+            replace(QUICK, task=digits, model="mlp(width=512)", optimizer=calm, dtype="float32"),
+        ),
+        Case(
+            "ResNet-8 (16/32/64) 8x8, f32",
+            replace(QUICK, task=image, model="resnet8(width=16)", optimizer=calm, dtype="float32"),
+        ),
+    ]
 
 
 def plain_loop(state: State, steps: int) -> float:

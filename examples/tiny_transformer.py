@@ -1,6 +1,6 @@
 """A stranger's networks and task: next-character prediction of little sums, by a transformer or an LSTM.
 
-    learndyn run two-phase --model examples/tiny_transformer.py:transformer --task examples/tiny_transformer.py:text \
+learndyn run two-phase --model examples/tiny_transformer.py:transformer --task examples/tiny_transformer.py:text \
         --optimizer "adamw(lr=3e-3)" --steps 400 --t0 0 25 50 100 200 300 --t1 200 400 --horizons 50
 """
 
@@ -39,12 +39,16 @@ class Block(nn.Module):
         self.heads, self.dropout = heads, dropout
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width), nn.Dropout(dropout)
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, length, width = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0
+        )
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width))
         return x + self.mlp(self.norm2(x))
 

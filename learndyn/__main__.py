@@ -122,11 +122,12 @@ def _settings(name: str, experiment: ModuleType, words: list[str]) -> tuple[Any,
     """Settings from preset or file, overridden by options; and the common options."""
     import tyro
 
-    preset = _given(words, "--preset") or Common.preset
+    preset, file = (_given(words, option) for option in ("--preset", "--settings"))
+    preset = Common.preset if preset is None else preset
     if preset not in experiment.PRESETS:
         raise unknown("preset", preset, experiment.PRESETS)
     defaults = experiment.PRESETS[preset]
-    if file := _given(words, "--settings"):
+    if file is not None:
         defaults = read_settings(Path(file), name, type(defaults))
     kind = _options(type(defaults), defaults, experiment.PRESETS)
     said = io.StringIO()
@@ -150,14 +151,11 @@ def _settings(name: str, experiment: ModuleType, words: list[str]) -> tuple[Any,
     return dataclasses.replace(defaults, **own), common
 
 
-def _given(words: list[str], option: str) -> str:
-    """The last value that the command line gives an option, before all of it can be parsed; "" if none."""
-    values = [
-        following if word == option else word.partition("=")[2]
-        for word, following in zip(words, [*words[1:], ""])
-        if word.partition("=")[0] == option
-    ]
-    return values[-1] if values else ""
+def _given(words: list[str], option: str) -> str | None:
+    """The last value that the command line gives an option, before all of it can be parsed; None without one."""
+    values = [following for word, following in zip(words, words[1:]) if word == option and following[:2] != "--"]
+    values += [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    return values[-1] if values else None
 
 
 def _refused(box: str, name: str, options: type) -> InputError:
@@ -206,27 +204,36 @@ def read_settings(path: Path, name: str, kind: type) -> Any:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         owner = content.pop("experiment", name)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, AttributeError, TypeError) as error:
         raise InputError(
             f"Cannot read settings from {path} ({type(error).__name__}); give a settings.yaml of a run."
         ) from error
     if owner != name:
         raise InputError(f"{path} holds settings of {owner!r}, not of {name!r}.")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields, hints = {field.name: field for field in dataclasses.fields(kind)}, typing.get_type_hints(kind)
     for key, value in content.items():
         if key not in fields:
-            raise unknown(f"setting in {path}", key, fields)
-        default = fields[key].default
+            raise unknown(f"setting in {path}", str(key), fields)
         if isinstance(value, list):
             content[key] = value = tuple(value)
-        if isinstance(default, float) and isinstance(value, int | str) and not isinstance(value, bool):
-            try:
+        if hints[key] is float and isinstance(value, int | str) and not isinstance(value, bool):
+            with contextlib.suppress(ValueError):
                 content[key] = value = float(value)  # YAML reads 1e-7 as text
-            except ValueError:
-                pass
-        if default is not None and default is not dataclasses.MISSING and type(value) is not type(default):
-            raise InputError(f"{path}: {key}={value!r} should be a {type(default).__name__}, such as {default!r}.")
+        if not _fits(value, hints[key]):
+            what = getattr(hints[key], "__name__", "")
+            what = str(hints[key]).replace("typing.", "") if typing.get_args(hints[key]) else what
+            raise InputError(f"{path}: {key}={value!r} should be a {what}, such as {fields[key].default!r}.")
     return kind(**content)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from a file is of the type of a field: a plain type, Literal, tuple[..., ...] or a union."""
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return value in inner
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(one, inner[0]) for one in value)
+    return any(_fits(value, one) for one in inner) if inner else type(value) is hint
 
 
 def execute(name: str, experiment: ModuleType, settings: Any, runs: Path, jobs: int | None, fresh: bool) -> None:

@@ -271,5 +271,4 @@ def quiet() -> Iterator[None]:
     """Silence warnings that say nothing to the reader of a report."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*TF32.*")
-        warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
         yield

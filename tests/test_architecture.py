@@ -26,10 +26,20 @@ ALLOWED = {
     "names": {*FOUNDATION, "tasks", "models", "optimizers"},
     "report": {*FOUNDATION, "compare", "record"},
     "experiments": {
-        *FOUNDATION, "tasks", "models", "optimizers", "dynamics", "observables", "laws", "compare", "record", "names", "report"
+        *FOUNDATION,
+        "tasks",
+        "models",
+        "optimizers",
+        "dynamics",
+        "observables",
+        "laws",
+        "compare",
+        "record",
+        "names",
+        "report",
     },
     "run": {*FOUNDATION, "record", "names", "experiments"},
-}  # fmt: skip
+}
 
 
 def room(path: Path) -> str:
@@ -43,8 +53,11 @@ def imported(path: Path) -> set[str]:
             inside = node.module.split(".")[1:2]
             found |= set(inside) if inside else {alias.name for alias in node.names}
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] if "." in alias.name else "__init__" for alias in node.names
-                      if alias.name.split(".")[0] == "learndyn"}  # fmt: skip
+            found |= {
+                alias.name.split(".")[1] if "." in alias.name else "__init__"
+                for alias in node.names
+                if alias.name.split(".")[0] == "learndyn"
+            }
     return found - {"__version__"}
 
 
@@ -59,10 +72,20 @@ def test_imports_run_one_way(path: Path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_global_seed_and_no_unpickling(path: Path):
-    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)}
+    calls = {
+        ast.unparse(node.func)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    }
     assert not calls & {
-        "torch.manual_seed", "np.random.seed", "numpy.random.seed", "random.seed", "pickle.load", "pickle.loads", "torch.load"
-    }  # fmt: skip
+        "torch.manual_seed",
+        "np.random.seed",
+        "numpy.random.seed",
+        "random.seed",
+        "pickle.load",
+        "pickle.loads",
+        "torch.load",
+    }
 
 
 def test_architecture_page_knows_every_room():

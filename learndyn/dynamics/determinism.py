@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -14,7 +14,10 @@ from learndyn.errors import InputError
 
 @contextmanager
 def deterministic(device: torch.device | str, threads: int = 1) -> Iterator[None]:
-    """Deterministic kernels, no TF32, a fixed number of threads; everything is afterwards as it was.
+    """A fixed number of threads; on a GPU, deterministic kernels without TF32. Everything is afterwards as it was.
+
+    On a CPU the kernels of training are deterministic for a fixed number of threads; `check_replay` sees
+    where one is not.
 
     Raises:
         InputError: If `threads` is not positive or the device is not there.
@@ -22,26 +25,27 @@ def deterministic(device: torch.device | str, threads: int = 1) -> Iterator[None
     device = check_device(device)
     if threads < 1:
         raise InputError(f"threads={threads} must be at least 1.")
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = (
-        torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        matmul.allow_tf32,
-        cudnn.allow_tf32,
-        cudnn.benchmark,
-    )
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first CUDA handle is made
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "cpu")
-    if device.type == "cuda":
-        matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
+    try:
+        with _deterministic_gpu() if device.type == "cuda" else nullcontext():
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _deterministic_gpu() -> Iterator[None]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = (torch.are_deterministic_algorithms_enabled(), matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first CUDA handle is made
+    torch.use_deterministic_algorithms(True)
+    matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = False
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        if device.type == "cuda":
-            matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before[2:]
+        torch.use_deterministic_algorithms(before[0])
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before[1:]
 
 
 def check_device(name: torch.device | str) -> torch.device:

@@ -74,7 +74,7 @@ def evaluate(model: nn.Module, task: Task, split: str) -> Evaluation:
 
 
 def chunks(batch: Batch) -> Iterator[Batch]:
-    """The examples in pieces of even size: batch norm cannot be calibrated on a last one that holds a single example."""
+    """The examples in pieces of even size: batch norm could not be calibrated on a last one of a single example."""
     total = len(batch.inputs)
     count = -(-total // CHUNK)
     for i in range(count):

@@ -5,14 +5,14 @@ from functools import partial
 
 import pytest
 import torch
-from dynamics_cases import ADAMW, DECAYED, NESTEROV, digits_mlp, distance, seeded, teacher, teacher_mlp
+from dynamics_cases import ADAMW, DECAYED, NESTEROV, digits_mlp, distance, seeded, teacher
 from torch import nn
 
 from learndyn.dynamics import Trajectory, adjoint_norms, directions, fork, start, tangent, train, train_together
 from learndyn.dynamics.perturb import gaussian
 from learndyn.dynamics.tangent import pull, push, record
 from learndyn.errors import InputError
-from learndyn.laws.growth import log_growth, log_growth_error
+from learndyn.laws.growth import log_growth
 from learndyn.optimizers.schedules import cosine
 
 
@@ -31,6 +31,7 @@ def grouped(kind, **settings):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -41,29 +42,27 @@ def grouped(kind, **settings):
     ids=["sgd", "nesterov", "adamw"],
 )
 def test_duality_over_300_steps(optimizer):
-    """⟨u, Mv⟩ = ⟨Mᵀu, v⟩ for a pair of parameter vectors and a pair in the joint space with the buffers.
+    """⟨u, Mv⟩ = ⟨Mᵀu, v⟩ in the joint space of parameters and buffers.
 
-    Measured: up to 5e-16. The sheet has 4e-14 over 1,000 steps.
+    Measured: up to 9e-16. The sheet has 4e-14 over 1,000 steps.
     """
-    state = train(teacher_mlp(optimizer=optimizer, width=6, schedule=cosine(600)), 10).state
+    layers = lambda: nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))  # noqa: E731
+    state = train(start(teacher(), seeded(0, layers).double(), optimizer, cosine(600)), 10).state
     tape, scratch = record(fork(state), 300), fork(state)
     draw = torch.Generator().manual_seed(0)
-    scales = torch.ones(1 + len(tape[0].buffers), 2, 1, dtype=torch.float64)
-    scales[1:, 0] = 0
-    scales[2:] = 0  # Adam's second moments: a perturbation of order 1 there is far from small
-    v, u = (
-        scales * torch.randn(len(scales), 2, len(tape[0].theta), generator=draw, dtype=torch.float64) for _ in range(2)
-    )
+    shape = 1 + len(tape[0].buffers), 1, len(tape[0].theta)
+    v, u = (torch.randn(shape, generator=draw, dtype=torch.float64) for _ in range(2))
+    v[2:], u[2:] = 0, 0  # Adam's second moments: a perturbation of order 1 there is far from small
     moved, back = tuple(v), tuple(u)
     for point in tape:
         moved = push(scratch, point, moved)
     for point in reversed(tape):
         back = pull(scratch, point, back)
     moved, back = torch.stack(moved), torch.stack(back)
-    forward, backward = (u * moved).sum((0, 2)), (back * v).sum((0, 2))
-    largest = (u * moved).abs().sum((0, 2))  # the inner product may cancel; its terms may not
-    assert ((forward - backward).abs() / largest).max() < 1e-12  # the sheet asks for 1e-10
-    assert moved.norm() > 1 and (forward.abs() / largest).min() > 0.01
+    forward, backward = (u * moved).sum(), (back * v).sum()
+    largest = (u * moved).abs().sum()  # the inner product may cancel; its terms may not
+    assert (forward - backward).abs() / largest < 1e-12  # the sheet asks for 1e-10
+    assert moved.norm() > 1 and forward.abs() / largest > 0.01
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +141,31 @@ def test_stored_states_stay_as_they_are(small_task, monkeypatch, tape_bytes):
     assert not state.optimizer.state
 
 
+@pytest.mark.parametrize("cut", [1, 5, 9, 14])
+def test_an_interrupted_sweep_goes_on_where_it_was(small_task, tmp_path, cut):
+    trajectory = Trajectory(tmp_path, small_net(small_task))
+    run = train(small_net(small_task), 0).state
+    for step in (0, 6, 10):
+        run = train(run, step - run.step).state
+        trajectory.save(run)
+    file, at = tmp_path / "sweep", [0, 4, 10, 13]
+    sweep = partial(adjoint_norms, trajectory.__getitem__, trajectory.steps, at, 15, probes=2)
+    whole = sweep()
+
+    def interrupted(done):
+        if done == cut:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(after=interrupted, file=file)
+    assert file.exists() == (cut > 5)  # kept whenever a stored step is reached: 10, then 6
+    seen = []
+    assert torch.equal(sweep(after=seen.append, file=file), whole)
+    assert not file.exists()
+    kept = {1: 0, 5: 0, 9: 5, 14: 9}[cut]
+    assert seen == list(range(max(kept, 1), 16))
+
+
 def test_starts_outside_the_run_are_refused(small_task):
     state = train(small_net(small_task), 2).state
     for at in ([1, 4], [4, 9]):
@@ -152,32 +176,32 @@ def test_starts_outside_the_run_are_refused(small_task):
 
 
 def test_prediction_of_a_smooth_network_against_twins():
-    """G(t0) of a GELU-MLP, 3 probes, against the growth of ε = 1e-7 in four directions.
+    """G(t0) of a GELU-MLP, 5 probes, against the growth of ε = 1e-7 in eight (t0 = 0) or three directions.
 
-    The sheet, T = 1000: 7.44 predicted for t0 = 0 against 6.74 and 7.50; single directions scatter by ±0.7. The
-    prediction is for the root mean square over directions. Measured here:
+    The sheet, T = 1000, 3 probes: 7.44 predicted for t0 = 0 against 6.74 and 7.50; single directions scatter by ±0.7.
+    The prediction is for the root mean square over directions. Measured here:
 
-        t0                        0                         60          180
-        predicted                 4.71 ± 0.28               0.15 ± 0.05 -0.0195 ± 0.0008
-        root mean square of four  5.13                      0.13        -0.0188
-        one by one                5.49, 5.30, 3.99, 4.77    0.10 - 0.19 -0.0205 - -0.0171
+        t0                  0               40              120
+        predicted           3.65 ± 0.23     0.22 ± 0.03     -0.0129 ± 0.0005
+        root mean square    4.08            0.16            -0.0115
+        single directions   3.04 - 4.37     0.14 - 0.19     -0.0133 - -0.0095
     """
-    steps, starts = 240, (0, 60, 180)
+    steps = 160
     optimizer = partial(torch.optim.SGD, lr=0.2, momentum=0.9, weight_decay=5e-4)
     base = digits_mlp("gelu", width=32, depth=2, optimizer=optimizer, schedule=cosine(steps))
     size = sum(p.numel() for p in base.model.parameters())
     states = {}
-    for t0 in starts:
+    for t0 in (0, 40, 120):
         base = train(base, t0 - base.step).state
         states[t0] = fork(base)
-    norms = adjoint_norms(states.__getitem__, list(states), list(starts), steps, probes=3)
-    predicted, error = log_growth(norms, size), log_growth_error(norms)
-    assert 0.05 < error[0] < 0.7 and error[1:].max() < 0.1
-    for t0, expected in zip(starts, predicted.tolist()):
-        twins = [gaussian(states[t0], 1e-7, seed)[0] for seed in range(4)]
-        ended, _ = train_together([fork(states[t0]), *twins], steps - t0, "loop")
+    norms = adjoint_norms(states.__getitem__, list(states), list(states), steps, probes=5)
+    predicted = log_growth(norms, size)
+    for (t0, state), expected, spread in zip(states.items(), predicted.tolist(), (0.9, 0.2, 0.003)):
+        twins = [gaussian(state, 1e-7, seed)[0] for seed in range(3 if t0 else 8)]
+        ended, _ = train_together([fork(state), *twins], steps - t0, "loop")
         single = [math.log(distance(ended[0], twin) / 1e-7) for twin in ended[1:]]
-        square = 0.5 * math.log(sum(math.exp(2 * g) for g in single) / 4)
-        spread = 0.4 if t0 == 0 else 0.05 if t0 == 60 else 0.002  # of one direction, as measured
-        assert square == pytest.approx(expected, abs=2 * spread)
-        assert single == pytest.approx([expected] * 4, abs=3 * spread)
+        square = 0.5 * math.log(sum(math.exp(2 * g) for g in single) / len(single))
+        # Where few singular vectors dominate, a direction or probe scatters by 0.7 or more in ln: five and eight of
+        # them by 0.3 each, and two standard deviations of the difference are 0.9.
+        assert square == pytest.approx(expected, abs=spread)
+        assert single == pytest.approx([expected] * len(single), abs=3 * spread)

@@ -1,12 +1,14 @@
 """Growth at a finite size and the kinks behind it (two-phase sheet, check 6).
 
-MLP 64x3 on digits with 20 % label noise, momentum 0.9, window of 100 steps from step 100 on; λ(δ) in 1/step:
+MLP 64x3 on digits with 20 % label noise, momentum 0.9, window of 60 steps from step 100 on; λ(δ) in 1/step:
 
-    δ                1e-9      1e-7      1e-5      1e-4      1e-3      1e-2      tangent
-    GELU, lr 0.2     0.0233    0.0233    0.0233    0.0233    0.0233    0.0233    0.0233
-    ReLU, lr 0.1     0.0000    0.0000    0.0000    0.0000    0.305     0.218     0.0000
+    δ                1e-9       1e-6       1e-3       1e-2       tangent
+    GELU, lr 0.2     0.0163                           0.0163     0.0163
+    ReLU, lr 0.1     -0.0001    -0.0001    0.321                 -0.0001
 
-The sheet, at lr 0.1 from step 200 to 600, has 0.0383 for GELU, and for ReLU 0.0127 (up to 1e-6) and 0.34 (at 1e-3).
+In a window of 100 steps: GELU 0.0233 for all of 1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2 and the tangent, 0.0229 at 0.1;
+ReLU 0.0000 up to 1e-4 and 0.305, 0.218 at 1e-3 and 1e-2. The sheet, at lr 0.1 from step 200 to 600, has 0.0383 for
+GELU, and for ReLU 0.0127 (up to 1e-6) and 0.34 (at 1e-3).
 """
 
 from functools import partial
@@ -23,7 +25,7 @@ from learndyn.dynamics.perturb import gaussian
 from learndyn.errors import InputError
 from learndyn.tasks import Batch, Supervised
 
-WINDOW = 100
+WINDOW = 60
 
 
 def tangent_exponent(state, seed=0):
@@ -37,7 +39,7 @@ def test_smooth_chaos_does_not_depend_on_the_distance():
     optimizer = partial(torch.optim.SGD, lr=0.2, momentum=0.9)
     state = train(digits_mlp("gelu", width=64, depth=3, optimizer=optimizer), 100).state
     tangent = tangent_exponent(state)
-    assert 0.015 < tangent < 0.035
+    assert 0.01 < tangent < 0.03
     found = finite_size_exponents(state, WINDOW, (1e-9, 1e-6, 1e-2))
     assert found.tolist() == pytest.approx([tangent] * 3, rel=5e-3)  # measured: rounding 1e-4, curvature 1e-3
 
@@ -48,7 +50,7 @@ def test_kinks_make_chaos_at_a_finite_distance():
     tiny, small, large = finite_size_exponents(state, WINDOW, (1e-9, 1e-6, 1e-3)).tolist()
     assert abs(tangent) < 0.01
     assert tiny == pytest.approx(tangent, abs=1e-5) and small == pytest.approx(tangent, abs=1e-5)
-    assert 0.2 < large < 0.45 and large > 10 * abs(tangent)  # measured 0.305, 0.320 from step 200 on
+    assert 0.2 < large < 0.45 and large > 10 * abs(tangent)
 
 
 def test_the_window_leaves_the_state_alone_and_its_cut_does_not_matter():
@@ -94,7 +96,7 @@ def winner(layer, x):
     return windows.argmax(1)
 
 
-@pytest.mark.parametrize("size", [1e-4, 1e-2, 0.3])
+@pytest.mark.parametrize("size", [1e-3, 1e-2, 0.3])
 def test_kinks_against_brute_force(size):
     state = train(small_cnn(dtype=torch.float64), 10).state
     twin, _ = gaussian(state, size, seed=1)
@@ -109,7 +111,7 @@ def test_kinks_against_brute_force(size):
     assert found.signs == counts[nn.ReLU] and found.total == total == 32 * (4 * 64 + 4 * 16 + 8 * 16 + 8 * 4)
     # Windows in which all is 0 after ReLU have no single largest entry; here both ways take the first.
     assert found.switches == counts[nn.MaxPool2d]
-    assert found.signs + found.switches > 0  # at 1e-4 a pooling window switches first, as the sheet saw
+    assert found.signs + found.switches > 0
 
 
 def test_twins_and_smooth_networks_have_no_kinks():

@@ -23,13 +23,13 @@ from learndyn.dynamics import directions, displace, fork, start, tangent_growth,
 from learndyn.dynamics.exponents import first_kink
 from learndyn.optimizers.schedules import cosine
 
-AT = (1, 2, 5, 10, 20, 50, 100, 150, 200)
-NETWORKS = {  # options and steps; ln-growth at the end, as measured: 2.26, 1.73, 0.46, 0.33, 0.20
+AT = (1, 2, 5, 10, 20, 60, 100, 150, 200)
+NETWORKS = {  # options and steps; ln-growth at the end, as measured: 2.26, 1.73, 0.42, 0.28, 0.18
     "gelu": ({"activation": "gelu"}, 200),
     "tanh": ({"activation": "tanh"}, 200),
-    "bn-gelu": ({"activation": "gelu", "batch_norm": True}, 100),
-    "bn-relu": ({"activation": "relu", "batch_norm": True}, 100),
-    "relu": ({"activation": "relu"}, 100),
+    "bn-gelu": ({"activation": "gelu", "batch_norm": True}, 60),
+    "bn-relu": ({"activation": "relu", "batch_norm": True}, 60),
+    "relu": ({"activation": "relu"}, 60),
 }
 
 
@@ -40,14 +40,15 @@ def test_tangent_is_the_limit_of_finite_differences(name):
     direction = directions(state, 1, seed=3)
     curve = tangent_growth(state, steps, direction)[0]
     assert curve.shape == (steps + 1,) and curve[0] == 0
-    assert curve[-1] > 0.15  # no comparison of 0 with 0
+    assert curve[-1] > 0.1  # no comparison of 0 with 0
 
     twins = [displace(state, along(state, size * direction[0]))[0] for size in (1e-7, 1e-9, 1e-11)]
     kinks = [math.inf] * 3
     if "relu" in name:  # equal until a unit is on for one twin and off for the other
-        found = [first_kink(state, twin, steps) for twin in twins[:2]]
-        kinks = [*(math.inf if step is None else step for step in found), math.inf]
-        assert kinks[1] > 20
+        twins = twins[1:]
+        found = first_kink(state, twins[0], steps)
+        kinks = [math.inf if found is None else found, math.inf]
+        assert kinks[0] > 20
     begin = [distance(state, twin) for twin in twins]
     states = [fork(state), *twins]
     for last, step in zip((0, *AT), AT):
@@ -90,12 +91,12 @@ def test_every_rule_with_dropout_and_a_schedule_in_the_middle_of_a_run(optimizer
     state = teacher_mlp(optimizer=optimizer, schedule=cosine(40, warmup=3), dropout=0.2)
     state = train(state, 5).state
     rows = directions(state, 2, seed=1)
-    curves = tangent_growth(state, 20, rows)
+    curves = tangent_growth(state, 10, rows)
     for row, curve in zip(rows, curves):
         for size in (1e-6, 1e-7):
             twin, _ = displace(state, along(state, size * row))
             first = distance(state, twin)
-            ended, _ = train_together([fork(state), twin], 20, "loop")
+            ended, _ = train_together([fork(state), twin], 10, "loop")
             # The error is that of curvature, proportional to the size; measured up to 0.15 × size.
             assert math.log(distance(*ended) / first) == pytest.approx(curve[-1].item(), abs=size)
             assert curve.abs().max() > 1e-3

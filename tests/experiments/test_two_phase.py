@@ -27,8 +27,16 @@ SMALL = Settings(
     task="digits(label_noise=0.2)",
     model="mlp(width=16, depth=2, batch_norm=True)",
     optimizer="sgd(lr=0.3, momentum=0.9, weight_decay=5e-4)",
-    steps=40, t0=(0, 10, 20), t1=(10, 20, 40), horizons=(5, 10), seeds=1, directions=2, probes=2, points=3, engine="loop",
-)  # fmt: skip
+    steps=40,
+    t0=(0, 10, 20),
+    t1=(10, 20, 40),
+    horizons=(5, 10),
+    seeds=1,
+    directions=2,
+    probes=2,
+    points=3,
+    engine="loop",
+)
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +80,9 @@ def test_shape_of_the_results(small):
         assert bool((measured[name].isnull() == empty).all()), name
     assert float(measured.control_distance.max()) == 0.0
     assert measured.log_growth.attrs["units"] == predicted.log_growth.attrs["units"] == "nats"
-    assert bool((measured.perturbation_realised / 1e-7 - 1 < 1e-6).all()) and bool((measured.perturbation_changed == 1).all())
+    assert bool((measured.perturbation_realised / 1e-7 - 1 < 1e-6).all()) and bool(
+        (measured.perturbation_changed == 1).all()
+    )
     at = {"t0": 10, "direction": 0, "seed": 0}
     assert float(measured.log_growth_after.sel(horizon=10, **at)) == float(measured.log_growth.sel(t1=20, **at))
     assert bool((measured.loss_barrier.sel(convention="chord").fillna(0) >= 0).all())
@@ -98,7 +108,9 @@ def test_engines_agree_while_twins_are_close(small, tmp_path):
 
 
 def test_float32_says_that_rounding_drives_it(tmp_path):
-    settings = replace(SMALL, dtype="float32", steps=4, t0=(0, 1), t1=(4,), horizons=(), probes=0, seeds=1, directions=1)
+    settings = replace(
+        SMALL, dtype="float32", steps=4, t0=(0, 1), t1=(4,), horizons=(), probes=0, seeds=1, directions=1
+    )
     _, results = run("two-phase", settings, tmp_path, jobs=1)
     assert any(note.startswith("Rounding-driven") for note in two_phase.notes(results))
 
@@ -153,9 +165,18 @@ def made_up(barrier, disagreement, growth, predicted, seeds=3, kinks=0.0):
         filled[name] = (filled[name].fillna(0) + curve(function)).transpose(*filled[name].dims)
     filled["loss_barrier"] = (filled["loss_barrier"].fillna(0) + curve(barrier)).transpose(*filled["loss_barrier"].dims)
     distance = 1e-7 * np.exp(filled["log_growth"])
-    filled |= {"relative_distance": distance / 30, "dissimilarity": distance**2 / 1800, "control_distance": filled["control_distance"].fillna(0)}
-    filled |= {"perturbation_realised": filled["perturbation_realised"].fillna(1e-7), "base_norm": filled["base_norm"].fillna(30.0)}
-    filled["log_growth_after"] = (filled["log_growth_after"].fillna(0) + curve(growth)).transpose(*filled["log_growth_after"].dims)
+    filled |= {
+        "relative_distance": distance / 30,
+        "dissimilarity": distance**2 / 1800,
+        "control_distance": filled["control_distance"].fillna(0),
+    }
+    filled |= {
+        "perturbation_realised": filled["perturbation_realised"].fillna(1e-7),
+        "base_norm": filled["base_norm"].fillna(30.0),
+    }
+    filled["log_growth_after"] = (filled["log_growth_after"].fillna(0) + curve(growth)).transpose(
+        *filled["log_growth_after"].dims
+    )
     law["log_growth"] = (law.log_growth.fillna(0) + curve(predicted)).transpose(*law.log_growth.dims)
     tree = xr.DataTree.from_dict({"/measured": measured.assign(filled), "/predicted": law})
     tree.attrs["settings"] = table.attrs["settings"]
@@ -174,7 +195,9 @@ def test_claims_on_a_clear_transition():
     growth = falls(19.0, 600, 8)
     results = made_up(falls(0.3, 150), falls(0.2, 400, 8), growth, growth)
     found = transitions(results)
-    assert found["loss_barrier"].time == pytest.approx(150, rel=0.1) and found["disagreement"].time == pytest.approx(400, rel=0.1)
+    assert found["loss_barrier"].time == pytest.approx(150, rel=0.1) and found["disagreement"].time == pytest.approx(
+        400, rel=0.1
+    )
     assert set(verdicts(results).values()) == {"holds"}
 
 
@@ -196,7 +219,9 @@ def test_claims_where_the_chaos_never_begins():
 
 def test_a_wrong_prediction_fails():
     growth = falls(15.0, 600, 8)
-    assert verdicts(made_up(falls(0.3, 150), falls(0.2, 400, 8), growth, falls(8.0, 300)))["prediction-meets"] == "fails"
+    assert (
+        verdicts(made_up(falls(0.3, 150), falls(0.2, 400, 8), growth, falls(8.0, 300)))["prediction-meets"] == "fails"
+    )
 
 
 def test_settings_travel_with_the_results(small):
@@ -208,8 +233,16 @@ def test_settings_travel_with_the_results(small):
 @pytest.mark.parametrize(
     ("preset", "change", "verdict"),
     [
-        ("control-stable", {"steps": 300, "t0": (0, 30, 60, 100, 150), "t1": (300,)}, "no transition: stable from the start"),
-        ("control-chaotic", {"steps": 400, "t0": (0, 30, 60, 100, 150), "t1": (400,)}, "no transition: chaotic throughout"),
+        (
+            "control-stable",
+            {"steps": 300, "t0": (0, 30, 60, 100, 150), "t1": (300,)},
+            "no transition: stable from the start",
+        ),
+        (
+            "control-chaotic",
+            {"steps": 400, "t0": (0, 30, 60, 100, 150), "t1": (400,)},
+            "no transition: chaotic throughout",
+        ),
     ],
 )
 def test_controls(preset, change, verdict, tmp_path):

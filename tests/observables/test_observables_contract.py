@@ -1,4 +1,4 @@
-"""Every observable looks and does not touch. Found through `learndyn.observables.OF_ONE` and `OF_TWO`, without naming them.
+"""Every observable looks and does not touch; found in `learndyn.observables.OF_ONE` and `OF_TWO`, never named here.
 
 Afterwards weights, buffers, gradients, modes, requires_grad, optimizer and random states are what they were, and the
 result is a float64 scalar without gradient.

@@ -1,4 +1,4 @@
-"""Networks and a task that the package does not know, through the command line: a transformer and an LSTM under AdamW."""
+"""Networks and a task that the package does not know, through the command line: a transformer and an LSTM, AdamW."""
 
 from pathlib import Path
 
@@ -13,6 +13,9 @@ OPTIONS = (
     "--optimizer adamw(lr=3e-3) --steps 24 --t0 0 6 12 18 --t1 12 24 --horizons 4 --seeds 1 --directions 2 --probes 4 "
     "--points 3 --jobs 1 --epsilon 1e-8"
 )  # fmt: skip
+
+
+SHORT = "--steps 2 --t0 0 --t1 2 --horizons --seeds 1 --directions 1 --probes 0 --points 3 --jobs 1"
 
 
 @pytest.fixture(params=["transformer(dropout=0.1)", "lstm"])
@@ -62,7 +65,6 @@ def test_changing_the_file_is_another_experiment(tmp_path, capsys):
     ]
     for i in range(2):
         mine.write_text(text + f"\n# {i}\n", encoding="utf-8")
-        assert main([*words, *"--steps 2 --t0 0 --t1 2 --horizons --seeds 1 --directions 1 --probes 0 --points 3 --jobs 1".split(),
-                     "--optimizer", "sgd(lr=0.1)"]) == 0  # fmt: skip
+        assert main([*words, *SHORT.split(), "--optimizer", "sgd(lr=0.1)"]) == 0
     capsys.readouterr()
     assert len(list((tmp_path / "r").iterdir())) == 2

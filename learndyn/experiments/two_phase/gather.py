@@ -127,8 +127,9 @@ def _put_row(table: Table, row: dict[str, Any], seed: int, step: int, s: Setting
 
 
 def _predicted(s: Settings, folder: Path) -> xr.Dataset:
-    """What the law says of the growth up to the last step, under the name of the measurement."""
-    table, why = Table(seed=range(s.seeds), t0=s.t0, t1=[s.steps]), ""
+    """What the law says of the growth up to the last t1, under the name of the measurement."""
+    end = s.t1[-1]
+    table, why = Table(seed=range(s.seeds), t0=s.t0, t1=[end]), ""
     table.add("log_growth", ("seed", "t0", "t1"), "nats")
     table.add("log_growth_error", ("seed", "t0", "t1"), "nats")
     for seed in range(s.seeds):
@@ -141,6 +142,8 @@ def _predicted(s: Settings, folder: Path) -> xr.Dataset:
             if content["norms"] is not None:
                 # null stands for a sweep that overflowed
                 norms = torch.tensor(np.array(content["norms"], dtype=float)).nan_to_num(nan=math.inf)
-                table.put("log_growth", log_growth(norms, content["parameters"]), seed=seed, t1=s.steps)
-                table.put("log_growth_error", log_growth_error(norms), seed=seed, t1=s.steps)
+                growth, error = log_growth(norms, content["parameters"]), log_growth_error(norms)
+                for i, t0 in enumerate(t0 for t0 in s.t0 if t0 < end):
+                    table.put("log_growth", float(growth[i]), seed=seed, t0=t0, t1=end)
+                    table.put("log_growth_error", float(error[i]), seed=seed, t0=t0, t1=end)
     return table.dataset(t0="step", t1="step").assign_attrs(why=why)

@@ -58,8 +58,7 @@ def work(settings: Settings) -> float:
     s = settings
     twins = sum(s.steps - t0 for t0 in s.t0) * s.directions + s.control * (s.steps - s.t0[0])
     cells = s.directions * sum(t1 > t0 for t0 in s.t0 for t1 in s.t1) + s.control * sum(t1 > s.t0[0] for t1 in s.t1)
-    sweep = s.probes > 0 and (s.steps - s.t0[0]) * _sweep_cost(s)
-    return s.steps + twins + cells * _cell_cost(s) + sweep
+    return s.steps + twins + cells * _cell_cost(s) + _sweep_work(s)
 
 
 def _cell_cost(settings: Settings) -> float:
@@ -68,6 +67,10 @@ def _cell_cost(settings: Settings) -> float:
 
 def _sweep_cost(settings: Settings) -> float:
     return 2.5 + 1.5 * settings.probes
+
+
+def _sweep_work(settings: Settings) -> float:
+    return bool(settings.probes) * (settings.t1[-1] - settings.t0[0]) * _sweep_cost(settings)
 
 
 def initial_state(settings: Settings, seed: int) -> State:
@@ -129,7 +132,7 @@ class _Grid:
         """Go to the last step."""
         if not self._lacks(self.settings.steps):
             self.snapshot.unlink(missing_ok=True)
-            self.progress("training twins", work(self.settings) - self._swept())
+            self.progress("training twins", work(self.settings) - _sweep_work(self.settings))
             return
         if not (self.snapshot.exists() and self._resume()):
             self._event(0)
@@ -139,9 +142,6 @@ class _Grid:
                 self._diverged(now)
             self._event(self.states[0].step)
         self.snapshot.unlink(missing_ok=True)
-
-    def _swept(self) -> float:
-        return bool(self.settings.probes) * (self.settings.steps - self.settings.t0[0]) * _sweep_cost(self.settings)
 
     def _lacks(self, until: int) -> bool:
         """Whether a record or base state up to a step is not there: not yet, or deleted because it was damaged."""
@@ -294,9 +294,9 @@ def _with_task(state: State, task: Any) -> State:
 def _sweep(settings: Settings, seed: int, template: State, folder: Path, progress: Progress) -> None:
     """The prediction: one sweep of the adjoint tangent map back through the base run."""
     file = folder / "records" / f"seed-{seed}" / "adjoint.json"
-    units = (settings.steps - settings.t0[0]) * _sweep_cost(settings)
+    end = settings.t1[-1]
     if not settings.probes or file.exists():
-        progress("sweeping back", units if settings.probes else 0)
+        progress("sweeping back", _sweep_work(settings))
         return
     trajectory = Trajectory(folder / "states" / f"seed-{seed}", template)
     done = [0]
@@ -315,8 +315,8 @@ def _sweep(settings: Settings, seed: int, template: State, folder: Path, progres
             norms = adjoint_norms(
                 trajectory.__getitem__,
                 trajectory.steps,
-                settings.t0,
-                settings.steps,
+                [t0 for t0 in settings.t0 if t0 < end],
+                end,
                 settings.probes,
                 seed,
                 after,
