@@ -58,7 +58,9 @@ def test_the_page_says_everything(record):
     for claim in claims:
         assert claim.name in text and f'class="verdict {claim.verdict}"' in text
     for name in ("grids", "transitions", "growth"):
-        assert (record.folder / "figures" / f"{name}.png").exists() and (record.folder / "figures" / f"{name}.svg").exists()
+        assert (record.folder / "figures" / f"{name}.png").exists() and (
+            record.folder / "figures" / f"{name}.svg"
+        ).exists()
     assert text.count("<img") == 3
     for key in plain(TINY):
         assert f"<dt>{key}</dt>" in text
@@ -82,7 +84,9 @@ def test_strings_from_outside_are_escaped(record, tmp_path):
     shutil.copytree(record.folder, copy)
     hostile = "<script>alert(1)</script> & <img src=x>"
     settings = copy / "settings.yaml"
-    settings.write_text(settings.read_text(encoding="utf-8").replace("mlp(width=8, depth=1)", f"'{hostile}'"), encoding="utf-8")
+    settings.write_text(
+        settings.read_text(encoding="utf-8").replace("mlp(width=8, depth=1)", f"'{hostile}'"), encoding="utf-8"
+    )
     results = record.read_results()
     results.attrs["settings"] = json.dumps({**json.loads(results.attrs["settings"]), "model": hostile, "task": hostile})
     write_report(read_record(copy), two_phase, results)

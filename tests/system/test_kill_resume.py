@@ -49,7 +49,7 @@ def soon(true, seconds: float = 20.0) -> bool:
     return true()
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ["loop", "swapped noise"])
 def test_killed_at_random_moments(nursery, reference, tmp_path, name):
     draw, lives, life = random.Random(name), 0, None
     while life is None and lives < 60:
@@ -64,7 +64,7 @@ def test_killed_at_random_moments(nursery, reference, tmp_path, name):
     check(tmp_path, reference(**SETTINGS[name]))
 
 
-@pytest.mark.parametrize("name, how", [("loop", "torn"), ("loop", "unnamed"), ("loop", "named"), ("batched", "torn")])
+@pytest.mark.parametrize("name, how", [("loop", "torn"), ("loop", "named"), ("batched", "unnamed")])
 def test_every_life_killed_in_one_of_its_writes(nursery, reference, tmp_path, name, how):
     """The k-th life dies in its k-th write: all together they die in every kind of file."""
     for k in range(1, 60):
