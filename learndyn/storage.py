@@ -4,6 +4,7 @@ Trees of tensors, numbers and strings become one safetensors file whose header c
 that a truncated or altered file is refused by name. Nothing is ever unpickled.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -41,7 +42,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         finally:
             os.close(folder)
     except (OSError, safetensors.SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"Cannot write {path}: {reason}. Make room or choose another folder, then run the same command again."
@@ -83,6 +85,8 @@ def read_json(path: Path) -> Any:
 
 def _pack(tree: Any, tensors: dict[str, Tensor], name: str) -> Any:
     if isinstance(tree, Tensor):
+        while name in tensors:  # the keys "a/b" and "a", "b" give the same path
+            name += "'"
         tensors[name] = tree.detach().cpu().contiguous().clone()  # a file of its own may not share memory
         return {"tensor": name}
     if isinstance(tree, dict):

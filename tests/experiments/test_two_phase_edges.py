@@ -1,4 +1,4 @@
-"""Grids at the edge of what is allowed: late first starts, a comparison before the end, one start, files that are gone."""
+"""Grids at the edge of what is allowed: late first starts, a comparison before the end, one start, missing files."""
 
 import json
 from dataclasses import replace
