@@ -238,6 +238,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def execute(name: str, experiment: ModuleType, settings: Any, runs: Path, jobs: int | None, fresh: bool) -> None:
     """Run, report, and print the claims."""
+    from learndyn.record import locked
     from learndyn.report.page import write_report
     from learndyn.run import run, with_sources
 
@@ -247,7 +248,8 @@ def execute(name: str, experiment: ModuleType, settings: Any, runs: Path, jobs: 
     total = experiment.work(settings) * len(experiment.parts(settings))
     with watching(total) as progress:
         record, results = run(name, settings, runs, jobs, fresh, progress)
-    claims = write_report(record, experiment, results)
+    with locked(record):
+        claims = write_report(record, experiment, results)
     _print(experiment, results, claims)
     print(f"\nreport   {record.folder / 'report.html'}\ntime     {time.monotonic() - began:.0f} s")
 
@@ -324,7 +326,7 @@ class _Lines:
 
 def _report(words: list[str]) -> None:
     from learndyn.experiments import find
-    from learndyn.record import read_record
+    from learndyn.record import locked, read_record
     from learndyn.report.page import write_report
 
     if not words:
@@ -334,7 +336,8 @@ def _report(words: list[str]) -> None:
         experiment = find(record.experiment)
         if not record.results_file.exists():
             raise InputError(f"{word} is not finished: run it again with --settings {Path(word) / 'settings.yaml'}.")
-        claims = write_report(record, experiment, results := record.read_results())
+        with locked(record):
+            claims = write_report(record, experiment, results := record.read_results())
         _print(experiment, results, claims)
         print(f"\nreport   {record.folder / 'report.html'}")
 

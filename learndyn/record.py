@@ -198,22 +198,9 @@ def locked(record: Record) -> Iterator[None]:
             raise InputError(
                 f"Cannot lock {record.folder}: {error.strerror}; choose another place with --runs."
             ) from error
-        for left in record.folder.rglob(".*.tmp"):
-            if _abandoned(left):
-                left.unlink(missing_ok=True)
+        for left in record.folder.rglob(".*.tmp"):  # of writes that were killed: whoever writes holds the lock
+            left.unlink(missing_ok=True)
         yield
-
-
-def _abandoned(temporary: Path) -> bool:
-    """Whether the process that began to write this file is no more; one that draws a report holds no lock."""
-    try:
-        pid = int(temporary.stem.rpartition(".")[2])
-        os.kill(pid, 0)
-    except (ValueError, ProcessLookupError):
-        return True
-    except PermissionError:
-        return False
-    return pid == os.getpid()
 
 
 #: What a continued run must share with its beginning, because it decides the bits.

@@ -65,7 +65,7 @@ def at_least(
     >>> print(at_least("speed-up", "Twins in one batch are faster.", Estimate(8.0, 7.5, 8.5, "5 runs"), 6))
     holds: speed-up = 8 [7.5, 8.5], expected >= 6
     """
-    return _claim(name, sentence, measured, float(bound), math.inf, f">= {float(bound):g}", unit, paper)
+    return _claim(name, sentence, measured, float(bound), math.inf, f">= {float(bound):.4g}", unit, paper)
 
 
 def at_most(
@@ -78,7 +78,7 @@ def at_most(
     paper: str = "",
 ) -> Claim:
     """The claim measured ≤ bound; with a tolerance as the bound, the claim that a size vanishes."""
-    return _claim(name, sentence, measured, -math.inf, float(bound), f"<= {float(bound):g}", unit, paper)
+    return _claim(name, sentence, measured, -math.inf, float(bound), f"<= {float(bound):.4g}", unit, paper)
 
 
 def within(
@@ -99,7 +99,7 @@ def within(
     least, most = float(low), float(high)
     if not least < most:
         raise InputError(f"Claim {name!r}: the range from {least:g} to {most:g} is empty; give low < high.")
-    return _claim(name, sentence, measured, least, most, f"in [{least:g}, {most:g}]", unit, paper)
+    return _claim(name, sentence, measured, least, most, f"in [{least:.4g}, {most:.4g}]", unit, paper)
 
 
 def to_json(claims: Iterable[Claim]) -> str:

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from learndyn.dynamics.state import State, fork, trainable
@@ -53,9 +52,9 @@ def _split(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     return [piece.view(p.shape) for piece, p in zip(flat.split([p.numel() for p in like]), like)]
 
 
-def _linearise(state: State) -> tuple[Tensor, Callable[[Tensor], Tensor], Tensor]:
+def _linearise(state: State) -> tuple[Tensor, Callable[[Tensor], Tensor], Tensor | None]:
     """Gradient `(P,)` of the coming step's loss, the product of its Hessian with rows `(k, P)`, and which coordinates
-    the loss depends on: torch.optim leaves the others alone, weight decay and all.
+    the loss depends on, None for all: torch.optim leaves the others alone, weight decay and all.
     """
     parameters = list(trainable(state.model).values())
 
@@ -85,7 +84,11 @@ def _linearise(state: State) -> tuple[Tensor, Callable[[Tensor], Tensor], Tensor
                 )
         return torch.stack(products)
 
-    reached = torch.cat([torch.full((p.numel(),), g is not None, device=p.device) for g, p in zip(slopes, parameters)])
+    reached = None
+    if any(g is None for g in slopes):
+        reached = torch.cat(
+            [torch.full_like(p, g is not None, dtype=torch.bool).flatten() for g, p in zip(slopes, parameters)]
+        )
     return flatten(slopes), product, reached
 
 
@@ -117,24 +120,33 @@ def _at(scratch: State, point: Point) -> State:
     return State(point.step, math.nan, scratch.model, scratch.optimizer, scratch.task, scratch.schedule)
 
 
-def _step_rule(law: Rule, scratch: State, point: Point) -> Callable[..., tuple[Tensor, ...]]:
+def _derivative(law: Rule, scratch: State, point: Point, slope: Tensor) -> list[list[Tensor]]:
+    """The derivative of U, coordinate by coordinate: entry [i][j] is that of its i-th output (θ', b') with respect to
+    its j-th input (θ, b, gradient), `(P,)` or one number for all coordinates.
+    """
     factor = scratch.schedule(point.step)
 
-    def stepped(theta: Tensor, slope: Tensor, *buffers: Tensor) -> tuple[Tensor, ...]:
-        theta, after = law.apply(theta, buffers, slope, factor, point.done)
+    def stepped(theta: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        theta, after = law.apply(theta, rest[:-1], rest[-1], factor, point.done)
         return theta, *after
 
-    return stepped
+    where = (point.theta, *point.buffers, slope)
+    if law.linear:
+        zeros = [t.new_zeros(()) for t in where]
+        columns = [stepped(*zeros[:j], torch.ones_like(zeros[j]), *zeros[j + 1 :]) for j in range(len(zeros))]
+        return [list(row) for row in zip(*columns)]
+    where = tuple(t.detach().requires_grad_() for t in where)
+    after = stepped(*where)
+    return [list(torch.autograd.grad(t.sum(), where, retain_graph=True, materialize_grads=True)) for t in after]
 
 
 def push(scratch: State, point: Point, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Tangent vectors (δθ, δb, ...) after the step that begins at a point, from those before it; each `(k, P)`."""
     law = rule(scratch.optimizer, trainable(scratch.model))
     slope, product, reached = _linearise(_at(scratch, point))
-    wide = [t.expand_as(rows[0]).clone() for t in (point.theta, slope, *point.buffers)]
-    moved = (rows[0], product(rows[0]), *rows[1:])
-    after = jvp(_step_rule(law, scratch, point), tuple(wide), moved)[1]
-    return tuple(torch.where(reached, new, old) for new, old in zip(after, rows))
+    inputs = (*rows, product(rows[0]))
+    after = [_combine(part, inputs) for part in _derivative(law, scratch, point, slope)]
+    return _only(reached, after, rows)
 
 
 def pull(scratch: State, point: Point, rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -143,10 +155,22 @@ def pull(scratch: State, point: Point, rows: Sequence[Tensor]) -> tuple[Tensor, 
     """
     law = rule(scratch.optimizer, trainable(scratch.model))
     slope, product, reached = _linearise(_at(scratch, point))
-    wide = [t.expand_as(rows[0]) for t in (point.theta, slope, *point.buffers)]
-    theta, slope_part, *buffers = vjp(_step_rule(law, scratch, point), *wide)[1](tuple(rows))
-    before = (theta + product(slope_part), *buffers)
-    return tuple(torch.where(reached, new, old) for new, old in zip(before, rows))
+    theta, *buffers, bent = [_combine(part, rows) for part in zip(*_derivative(law, scratch, point, slope))]
+    return _only(reached, [theta + product(bent), *buffers], rows)
+
+
+def _combine(factors: Sequence[Tensor], rows: Sequence[Tensor]) -> Tensor:
+    total = torch.zeros_like(rows[0])
+    for factor, row in zip(factors, rows):
+        if factor.dim():
+            total.addcmul_(factor, row)
+        elif factor != 0:
+            total.add_(row, alpha=factor.item())
+    return total
+
+
+def _only(reached: Tensor | None, new: Sequence[Tensor], old: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(new) if reached is None else tuple(torch.where(reached, n, o) for n, o in zip(new, old))
 
 
 def directions(state: State, count: int, seed: int) -> Tensor:
@@ -255,7 +279,7 @@ def adjoint_norms(
     note(end)
     stretches = list(zip(marks, marks[1:]))
     if file is not None and file.exists():
-        kept = load_tree(file)
+        kept = load_tree(file, ("reached", "rows", "scale", "norms"))
         rows, scale, norms = tuple(kept["rows"]), kept["scale"].to(scale.device), kept["norms"]
         rows = tuple(r.to(scratch.device) for r in rows)
         stretches = [(begin, stop) for begin, stop in stretches if stop <= kept["reached"]]

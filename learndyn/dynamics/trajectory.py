@@ -77,7 +77,7 @@ class Trajectory:
         save_tree(self.path(state.step), pack(state))
 
     def __getitem__(self, step: int) -> State:
-        tree = load_tree(self.path(step))
+        tree = load_tree(self.path(step), ("step", "time", "model", "optimizer"))
         return unpack(tree, self.template, str(self.path(step)))
 
     def __iter__(self) -> Iterator[State]:

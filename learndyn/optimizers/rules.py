@@ -25,11 +25,14 @@ class Rule:
     Attributes:
         buffers: Names of the per-coordinate buffers in the optimizer's state.
         apply: (θ, buffers, gradient, factor of the schedule, updates done before) -> (θ', buffers'); all vectors
-            `(..., P)`.
+            `(..., P)`, each coordinate by itself.
+        linear: Whether the update is linear in parameters, buffers and gradient: its derivative is then the same
+            everywhere.
     """
 
     buffers: tuple[str, ...]
     apply: Callable[[Tensor, Buffers, Tensor, float, int], tuple[Tensor, Buffers]]
+    linear: bool
 
 
 def _per_coordinate(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> Callable[[str], Any]:
@@ -74,7 +77,7 @@ def _sgd(option: Callable[[str], Any]) -> Rule:
         direction = slope + momentum * velocity if nesterov else velocity
         return theta - factor * lr * direction, (velocity,)
 
-    return Rule(("momentum_buffer",), apply)
+    return Rule(("momentum_buffer",), apply, linear=True)
 
 
 def _adam(option: Callable[[str], Any], decoupled: bool) -> Rule:
@@ -98,7 +101,7 @@ def _adam(option: Callable[[str], Any], decoupled: bool) -> Rule:
         first, second = 1 - beta1 ** (done + 1), 1 - beta2 ** (done + 1)
         return theta - (factor * lr / first) * mean / (root / second**0.5 + eps), (mean, square)
 
-    return Rule(("exp_avg", "exp_avg_sq"), apply)
+    return Rule(("exp_avg", "exp_avg_sq"), apply, linear=False)
 
 
 def rule(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> Rule:

@@ -205,7 +205,7 @@ def _live(words: list[str], cwd: str, files: list[str], tampered: dict) -> None:
     """What a child does; never returns."""
     status = 70
     try:
-        os.setsid()
+        os.setpgid(0, 0)
         nothing = os.open(os.devnull, os.O_RDONLY)
         for descriptor, target in enumerate((nothing, *(os.open(f, os.O_CREAT | os.O_WRONLY) for f in files))):
             os.dup2(target, descriptor)
@@ -246,6 +246,8 @@ def _serve() -> None:
             pid = os.fork()
             if pid == 0:
                 _live(**request)
+            with contextlib.suppress(OSError):
+                os.setpgid(pid, pid)  # here, too, so that it can be signalled at once
             answer = {"pid": pid}
         else:
             end = time.monotonic() + request["timeout"]

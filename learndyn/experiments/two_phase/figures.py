@@ -101,7 +101,7 @@ def _growth(results: xr.DataTree) -> Figure:
             "saturation, ln ‖θ‖/‖ε‖",
             (settings["t0"][-1], limit),
             textcoords="offset points",
-            xytext=(0, 4),
+            xytext=(0, -11),
             ha="right",
             fontsize=8,
             color="grey",

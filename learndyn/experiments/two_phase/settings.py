@@ -45,8 +45,8 @@ class Settings:
     optimizer: str = "sgd(lr=1.0, momentum=0.9, weight_decay=5e-4)"
     schedule: str = "cosine"
     steps: int = 1500
-    t0: tuple[int, ...] = (0, 50, 100, 150, 225, 300, 400, 500, 600, 700, 850, 1000)
-    t1: tuple[int, ...] = (300, 600, 1000, 1500)
+    t0: tuple[int, ...] = (0, 100, 225, 300, 400, 500, 600, 700, 850, 1000)
+    t1: tuple[int, ...] = (400, 800, 1500)
     horizons: tuple[int, ...] = (100, 300)
     perturbation: str = "gaussian"
     epsilon: float = 1e-7
@@ -67,7 +67,15 @@ _QUICK = Settings()
 
 PRESETS = {
     "quick": _QUICK,
-    "standard": replace(_QUICK, seeds=6, directions=3, probes=4, points=21),
+    "standard": replace(
+        _QUICK,
+        t0=(0, 50, 100, 150, 225, 300, 400, 500, 600, 700, 850, 1000),
+        t1=(300, 600, 1000, 1500),
+        seeds=6,
+        directions=3,
+        probes=4,
+        points=21,
+    ),
     # Constant learning rate: the chaos does not end.
     "control-chaotic": replace(_QUICK, schedule="constant"),
     # A small network at a small learning rate: it never begins.
