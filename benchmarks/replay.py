@@ -29,7 +29,8 @@ from learndyn.experiments.two_phase import PRESETS, Settings, grid
 from learndyn.record import _processor, silent
 
 QUICK = PRESETS["quick"]
-SHORT = {"steps": 300, "t0": (0, 50, 100, 200), "t1": (150, 300), "horizons": (), "seeds": 1, "points": 3, "probes": 0}
+SHORT = {"t1": (75, 150), "steps": 150, "t0": (0, 25, 50, 100), "horizons": (), "seeds": 1, "points": 3, "probes": 0}
+LONG = SHORT | {"t1": (300, 600), "steps": 600, "t0": (0, 100, 200, 400)}  # for steps of less than 3 ms
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def time_grid(settings: Settings) -> float:
 def compare_grid(case: Case, repeats: int) -> str:
     """One line of table (a)."""
     settings = replace(case.settings, **SHORT, control=False, schedule="constant")
+    if plain_loop(grid.initial_state(settings, 0), 20) < 20 * 3e-3:
+        settings = replace(settings, **LONG)
     least = settings.steps + settings.directions * sum(settings.steps - t0 for t0 in settings.t0)
     naive = settings.steps + settings.directions * sum(t1 for t0 in settings.t0 for t1 in settings.t1 if t1 > t0)
     state = grid.initial_state(settings, 0)
@@ -117,9 +120,9 @@ def compare_grid(case: Case, repeats: int) -> str:
     step = []
     for _ in range(repeats):
         for engine, found in ratios.items():
-            before = plain_loop(state, 300)
+            before = plain_loop(state, settings.steps)
             spent = time_grid(replace(settings, engine=engine))
-            plain = (before + plain_loop(state, 300)) / 600
+            plain = (before + plain_loop(state, settings.steps)) / (2 * settings.steps)
             step.append(plain)
             found.append(spent / (least * plain))
     loop, auto = (f"{statistics.median(r):5.2f} ({min(r):.2f}-{max(r):.2f})" for r in ratios.values())

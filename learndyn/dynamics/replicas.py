@@ -70,7 +70,7 @@ def _fetch(task: Task, first: int, steps: int) -> Iterator[tuple[int, list[Batch
     end = first + steps
     while first < end:
         batches = [task.batch(first)]
-        count = max(1, min(16, end - first, AHEAD_BYTES // max(1, sum(t.nbytes for t in batches[0]))))
+        count = max(1, min(64, end - first, AHEAD_BYTES // max(1, sum(t.nbytes for t in batches[0]))))
         batches += [task.batch(first + i) for i in range(1, count)]
         yield first, batches
         first += count

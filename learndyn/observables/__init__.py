@@ -8,6 +8,8 @@ from learndyn.observables.barrier import barrier, error_barrier, loss_barrier, p
 from learndyn.observables.distance import dissimilarity, distance, log_growth, relative_distance
 from learndyn.observables.evaluate import Evaluation, decisions, error, evaluate, loss
 from learndyn.observables.function import disagreement, function_distance
+from learndyn.observables.ntk import Kernel, kernel
+from learndyn.observables.spectrum import Spectrum, gauss_newton_spectrum, hessian_spectrum, lanczos
 
 #: Observables of one state, which `train(observe=...)` takes by name.
 OF_ONE = ("loss", "error")
@@ -27,6 +29,8 @@ __all__ = [
     "OF_ONE",
     "OF_TWO",
     "Evaluation",
+    "Kernel",
+    "Spectrum",
     "barrier",
     "decisions",
     "disagreement",
@@ -36,6 +40,10 @@ __all__ = [
     "error_barrier",
     "evaluate",
     "function_distance",
+    "gauss_newton_spectrum",
+    "hessian_spectrum",
+    "kernel",
+    "lanczos",
     "log_growth",
     "loss",
     "loss_barrier",
