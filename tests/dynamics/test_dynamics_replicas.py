@@ -204,8 +204,8 @@ def test_the_callers_random_state_is_not_touched(engine):
 def test_progress_is_counted_in_replica_updates():
     for engine in ("loop", "vmap"):
         seen = []
-        train_together(family(teacher_mlp(), 3), 20, engine, after=seen.append)
-        assert sum(seen) == 60 and len(seen) > 1
+        train_together(family(teacher_mlp(), 3), 100, engine, after=seen.append)
+        assert sum(seen) == 300 and len(seen) > 1
 
 
 def test_requests_that_make_no_sense_are_refused():
