@@ -24,7 +24,7 @@ from torch import Tensor
 from learndyn.observables.ntk.taps import Site, offsets, positions, unfold
 
 SLAB = 2**28  # bytes of Jacobian that are formed at a time
-TILE = 256  # rows of the kernel in a tile of a matrix product
+TILE = 128  # rows of the kernel in a tile of a matrix product
 CACHE = 2**20  # bytes that stay near a core
 WAYS = ("jacobian", "inputs", "outputs")
 
@@ -44,7 +44,7 @@ def add_product(kernel: Tensor, first: Tensor, second: Tensor | None) -> None:
 
 
 def add_site(
-    kernel: Tensor, first: Sequence[Site], second: Sequence[Site] | None, rows: int, way: str | None = None
+    kernel: Tensor, first: Sequence[Site], second: Sequence[Site] | None, rows: int, bias: bool = False
 ) -> str:
     """Add the share of one weight, from all sites that use it.
 
@@ -53,25 +53,31 @@ def add_site(
         first: The sites, with what was heard of n samples.
         second: The same for n' others, None for the symmetric kernel.
         rows: Rows of the kernel for a sample: all c outputs, or 1 if ⟨J_ik, J_jk⟩ is to be summed over k.
-        way: One of `WAYS`; by cost if None.
+        bias: Add the share of the bias of the one site, which `takes_bias`, as well.
 
     Returns:
-        The way that was taken.
+        The way that was taken, one of `WAYS`.
     """
     site = first[0]
     if site.kind == "scale":
         vectors = [_flat(sum_of([s.weight_slopes for s in sites]), rows) for sites in (first, second) if sites]
         add_product(kernel, vectors[0], vectors[1] if second else None)
         return "jacobian"
-    if way is None:
-        way = cheapest(first, len(kernel) // rows, rows)
+    way = cheapest(first, len(kernel) // rows, rows)
     if way == "jacobian":
         _by_jacobian(kernel, first, second, rows)
     elif way == "inputs":
         _by_inputs(kernel, site, second[0] if second else None, rows)
     else:
-        _by_outputs(kernel, site, second[0] if second else None, rows)
+        _by_outputs(kernel, site, second[0] if second else None, rows, bias)
     return way
+
+
+def takes_bias(sites: Sequence[Site], samples: int, rows: int) -> bool:
+    """Whether a bias comes free with its weight: a constant input of 1 in the one position of the one site."""
+    site = sites[0]
+    single = len(sites) == 1 and site.slopes is not None and site.slopes.shape[3] == 1
+    return single and site.kind == "matrix" and cheapest(sites, samples, rows) == "outputs"
 
 
 def add_bias(kernel: Tensor, first: Sequence[Site], second: Sequence[Site] | None, rows: int) -> None:
@@ -117,8 +123,12 @@ def cheapest(sites: Sequence[Site], samples: int, rows: int) -> str:
         if site.kind == "index"
         else pixels**2 * inner / 50 + places**2 * (math.prod(site.window.kernel) if site.window else 1) / 2
     )
+    calls = 3e4 / max(samples, 1)
     times = {
-        "inputs": meeting + places**2 * rows * wide / (45 * min(1, (places + 8) / 72)) + rows**2 * wide * places / 30,
+        "inputs": calls
+        + meeting
+        + places**2 * rows * wide / (45 * min(1, (places + 8) / 72))
+        + rows**2 * wide * places / 30,
         "outputs": meeting + places**2 * (rows**2 * wide / 50 + rows**2 / 2),
     }
     if site.kind != "index":
@@ -159,65 +169,68 @@ def _rows(site: Site, channels: slice) -> Tensor:
     return found.flatten(2)
 
 
-def _meeting(mine: Site, theirs: Site, sample: int, others: slice, cache: dict[int, Tensor]) -> Tensor:
-    """Inner products of all patches of some samples with those of one, `(m, T', T)`."""
+def _meetings(mine: Site, theirs: Site, here: slice, there: slice, pixels_last: dict[int, Tensor]) -> Tensor:
+    """Inner products of what the positions of some samples see with what those of others see, `(m', T', m, T)`."""
+    assert mine.inputs is not None and theirs.inputs is not None
     if mine.kind == "index":
-        a, b = mine.inputs[sample], theirs.inputs[others]  # type: ignore[index]
-        return ((b[:, :, None] == a) & (a >= 0)).to(mine.slopes.dtype)  # type: ignore[union-attr]
+        a, b = mine.inputs[here], theirs.inputs[there, :, None, None]
+        return ((b == a) & (a >= 0)).to(theirs.slopes.dtype)  # type: ignore[union-attr]
     if mine.window is None:
-        return theirs.inputs[others] @ mine.inputs[sample].T  # type: ignore[index]  # (m, T', D) (D, T)
+        a, b = mine.inputs[here], theirs.inputs[there]
+        return (b.flatten(0, 1) @ a.flatten(0, 1).T).view(*b.shape[:2], *a.shape[:2])
     for site in (mine, theirs):
-        if id(site) not in cache:
-            cache[id(site)] = site.inputs.flatten(2).mT.contiguous()  # type: ignore[union-attr]
-    a, b = cache[id(mine)][sample], cache[id(theirs)][others]
-    pixels = b @ a.T
-    if all(k == 1 for k in mine.window.kernel) and pixels.shape[1] == mine.slopes.shape[3]:  # type: ignore[union-attr]
-        return pixels
-    space = mine.inputs.shape[2:]  # type: ignore[union-attr]
-    pixels = pixels.view(len(b), *space, *space)
-    after = positions(mine.window, space)
-    result = pixels.new_zeros(len(b), *after, *after)
-    for touched, outputs in offsets(mine.window, space):
-        result[(slice(None), *outputs, *outputs)] += pixels[(slice(None), *touched, *touched)]
-    return result.view(len(b), math.prod(after), math.prod(after))
+        if id(site) not in pixels_last:
+            pixels_last[id(site)] = site.inputs.flatten(2).mT.contiguous()  # type: ignore[union-attr]
+    a, b = pixels_last[id(mine)][here], pixels_last[id(theirs)][there]
+    space, after = mine.inputs.shape[2:], positions(mine.window, mine.inputs.shape[2:])
+    pixels = (b.flatten(0, 1) @ a.flatten(0, 1).T).view(len(b), *space, len(a), *space)
+    result = pixels.new_zeros(len(b), *after, len(a), *after)
+    every = slice(None)
+    for touched, reached in offsets(mine.window, space):
+        result[(every, *reached, every, *reached)] += pixels[(every, *touched, every, *touched)]
+    return result.view(len(b), math.prod(after), len(a), math.prod(after))
 
 
 def _by_inputs(kernel: Tensor, first: Site, second: Site | None, rows: int) -> None:
     symmetric, other = second is None, first if second is None else second
     mine, theirs = first.slopes, other.slopes
     assert mine is not None and theirs is not None
-    total, c, outputs, places = mine.shape
-    cache: dict[int, Tensor] = {}
+    _, c, outputs, places = mine.shape
+    pixels_last: dict[int, Tensor] = {}
+    _, _, _, _, pixels = shape_of(first)
     size = c * outputs * places * mine.element_size()
-    few = max(1, min(len(theirs), 2 * CACHE // size))
-    group = max(1, 8 * CACHE // size)  # samples whose slopes stay in the outer cache while the others go by
-    for outer in range(0, total, group):
-        mates = range(outer, min(outer + group, total))
+    few = max(1, CACHE // size)  # samples that are carried in one product
+    group = max(1, min(16, 8 * CACHE // size))  # samples whose slopes stay in the outer cache while others go by
+    span = max(few, SLAB // 8 // (group * max(pixels, places) ** 2 * mine.element_size()))
+    for outer in range(0, len(mine), group):
+        mates = slice(outer, min(outer + group, len(mine)))
         last = mates.stop if symmetric else len(theirs)
-        for begin in range(0, last, few):
-            others = slice(begin, min(begin + few, last))
-            slopes = theirs[others].flatten(1, 2)
-            for i in mates:
-                if symmetric and begin > i:
-                    continue
-                carried = torch.bmm(slopes, _meeting(first, other, i, others, cache)).view(
-                    -1, outputs * c // rows * places
-                )
-                target = kernel[i * rows : (i + 1) * rows, others.start * rows : others.stop * rows]
-                target.addmm_(mine[i].reshape(rows, -1), carried.T)
+        for begin in range(0, last, span):
+            met = _meetings(first, other, mates, slice(begin, min(begin + span, last)), pixels_last)
+            for start in range(begin, min(begin + span, last), few):
+                others = slice(start, min(start + few, begin + span, last))
+                slopes = theirs[others].flatten(1, 2)
+                for i in range(mates.start, mates.stop):
+                    if symmetric and start > i:
+                        continue
+                    carried = torch.bmm(slopes, met[others.start - begin : others.stop - begin, :, i - outer])
+                    target = kernel[i * rows : (i + 1) * rows, others.start * rows : others.stop * rows]
+                    target.addmm_(mine[i].reshape(rows, -1), carried.view(len(carried) * rows, -1).T)
 
 
-def _by_outputs(kernel: Tensor, first: Site, second: Site | None, rows: int) -> None:
+def _by_outputs(kernel: Tensor, first: Site, second: Site | None, rows: int, bias: bool) -> None:
     symmetric, other = second is None, first if second is None else second
     assert first.slopes is not None and other.slopes is not None
     mine, theirs = (s.permute(3, 0, 1, 2).reshape(s.shape[3], len(s) * rows, -1) for s in (first.slopes, other.slopes))
-    cache: dict[int, Tensor] = {}
+    pixels_last: dict[int, Tensor] = {}
     size = max(1, TILE // rows)
-    for above, beside in tiles(len(first.slopes), len(other.slopes), symmetric, size):
-        met = torch.stack([_meeting(first, other, i, beside, cache) for i in range(above.start, above.stop)])
-        shape = (len(met), rows, met.shape[1], rows)
-        left, right = (slice(part.start * rows, part.stop * rows) for part in (above, beside))
-        block = kernel[left, right].unflatten(0, shape[:2]).unflatten(2, shape[2:])
-        for t, s in itertools.product(range(len(mine)), range(len(theirs))):
-            product = (mine[t, left] @ theirs[s, right].T).view(shape)
-            block.addcmul_(product, met[:, None, :, None, s, t])
+    for above, row in tiles(len(first.slopes), len(other.slopes), symmetric, size):
+        for begin in range(0, row.stop, 4 * size):
+            beside = slice(begin, min(begin + 4 * size, row.stop))
+            met = _meetings(first, other, above, beside, pixels_last) + float(bias)
+            left, right = (slice(part.start * rows, part.stop * rows) for part in (above, beside))
+            shape = (above.stop - above.start, rows, beside.stop - beside.start, rows)
+            block = kernel[left, right].unflatten(0, shape[:2]).unflatten(2, shape[2:])
+            for t, s in itertools.product(range(len(mine)), range(len(theirs))):
+                product = (mine[t, left] @ theirs[s, right].T).view(shape)
+                block.addcmul_(product, met[:, s, :, t].T[:, None, :, None])

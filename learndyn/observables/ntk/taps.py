@@ -111,8 +111,15 @@ class Site:
                 found["bias_slopes"] = spread.sum(2)
         for name, value in found.items():
             if getattr(self, name) is None:
-                setattr(self, name, value.new_zeros(total, outputs, *value.shape[1:]))
+                make = value.new_empty if where.start == output == 0 else value.new_zeros  # some came back with nothing
+                setattr(self, name, make(total, outputs, *value.shape[1:]))
             getattr(self, name)[where, output] = value
+
+    def nothing(self, output: int, where: slice) -> None:
+        """Store that nothing came back."""
+        for kept in (self.slopes, self.weight_slopes, self.bias_slopes):
+            if kept is not None:
+                kept[where, output] = 0
 
     def template(self, covered: Collection[str]) -> Site:
         """The same site, empty, for the covered parameters only."""
@@ -168,7 +175,9 @@ class _Listening(TorchFunctionMode):
         if not isinstance(tensor, Tensor):
             return None
         owner = tensor if tensor._base is None else tensor._base
-        if id(owner) not in self.names or not tensor.is_contiguous() or not owner.is_contiguous():
+        if id(owner) not in self.names:
+            return None
+        if tensor is not owner and not (tensor.is_contiguous() and owner.is_contiguous()):
             return None
         return Part(self.names[id(owner)], int(tensor.storage_offset() - owner.storage_offset()), tuple(tensor.shape))
 
@@ -475,21 +484,21 @@ def tap(
                     f"The network used its parameters {len(mode.uses)} times for inputs {begin} to {where.stop - 1} "
                     f"and {len(sites)} times in a trial; what it does must not depend on the inputs."
                 )
-            at = [0]
-            for use, site in zip(mode.uses, sites):
+            slopes: dict[int, Tensor] = {}
+            for place, (use, site) in enumerate(zip(mode.uses, sites)):
                 site.keep_inputs(use, where, count, total)
-                use.then = functools.partial(_store, site, use, at, where, total, rows)
-            if not (mode.leaves and outputs.requires_grad):
-                continue
+                use.then = functools.partial(slopes.__setitem__, place)
             for row in range(rows):
-                at[0] = row
-                direction = directions[row].expand_as(outputs)
-                torch.autograd.grad(outputs, mode.leaves, direction, retain_graph=row < rows - 1, allow_unused=True)
+                slopes.clear()
+                if mode.leaves and outputs.requires_grad:
+                    direction = directions[row].expand_as(outputs)
+                    torch.autograd.grad(outputs, mode.leaves, direction, retain_graph=row < rows - 1, allow_unused=True)
+                for place, (use, site) in enumerate(zip(mode.uses, sites)):
+                    if place in slopes:
+                        site.keep_slopes(use, slopes.pop(place), row, where, total, rows)
+                    else:
+                        site.nothing(row, where)
     return sites
-
-
-def _store(site: Site, use: _Use, at: list[int], where: slice, total: int, rows: int, slope: Tensor) -> None:
-    site.keep_slopes(use, slope, at[0], where, total, rows)
 
 
 def plan(model: nn.Module, forward: Forward, inputs: Tensor, names: Sequence[str]) -> Plan:
