@@ -42,13 +42,19 @@ class Point:
 
 
 @contextlib.contextmanager
-def _twice_differentiable() -> Iterator[None]:
+def twice_differentiable() -> Iterator[None]:
     """Fused attention and recurrent kernels have no second derivative; the plain ones do."""
-    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
-        yield
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _split(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+def split(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """A vector `(P,)` cut into the shapes of these tensors."""
     return [piece.view(p.shape) for piece, p in zip(flat.split([p.numel() for p in like]), like)]
 
 
@@ -65,7 +71,7 @@ def _linearise(state: State) -> tuple[Tensor, Callable[[Tensor], Tensor], Tensor
 
     state.model.train()
     seed_forward(state.seed, state.step, state.device)
-    with _twice_differentiable():
+    with twice_differentiable():
         loss = state.task.loss(state.model, state.task.batch(state.step))
         slopes = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
     curved = [i for i, g in enumerate(slopes) if g is not None and g.requires_grad]
@@ -75,9 +81,9 @@ def _linearise(state: State) -> tuple[Tensor, Callable[[Tensor], Tensor], Tensor
         if not curved:
             return torch.zeros_like(rows)
         products = []
-        with _twice_differentiable():
+        with twice_differentiable():
             for row in rows:
-                pieces = _split(row, parameters)
+                pieces = split(row, parameters)
                 outward = [pieces[i] for i in curved]
                 products.append(
                     flatten(torch.autograd.grad(bent, parameters, outward, retain_graph=True, allow_unused=True))
@@ -115,7 +121,7 @@ def _at(scratch: State, point: Point) -> State:
     """The scratch state with the parameters of a point."""
     parameters = list(trainable(scratch.model).values())
     with torch.no_grad():
-        for p, piece in zip(parameters, _split(point.theta, parameters)):
+        for p, piece in zip(parameters, split(point.theta, parameters)):
             p.copy_(piece)
     return State(point.step, math.nan, scratch.model, scratch.optimizer, scratch.task, scratch.schedule)
 

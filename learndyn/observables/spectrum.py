@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from learndyn.dynamics.tangent import split, twice_differentiable
 from learndyn.errors import InputError, unknown
 from learndyn.noise import generator
 from learndyn.observables.evaluate import looking
-from learndyn.observables.ntk.jacobian import plain_kernels
 
 Product = Callable[[Tensor], Tensor]
 ENDS = ("largest", "smallest", "magnitude")
@@ -150,12 +150,12 @@ def hessian_spectrum(
         seed: Decides the first vector otherwise.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    with looking(model, parameters[0].device), plain_kernels(), torch.enable_grad():
+    with looking(model, parameters[0].device), twice_differentiable(), torch.enable_grad():
         slopes = torch.autograd.grad(loss(model), parameters, create_graph=True, materialize_grads=True)
         bent = [(g, i) for i, g in enumerate(slopes) if g.requires_grad]
 
         def product(vector: Tensor) -> Tensor:
-            pieces = _split(vector, parameters)
+            pieces = split(vector, parameters)
             found = torch.autograd.grad(
                 [g for g, _ in bent],
                 parameters,
@@ -189,7 +189,7 @@ def gauss_newton_spectrum(
         seed: Decides the first vector otherwise.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    with looking(model, parameters[0].device), plain_kernels(), torch.enable_grad():
+    with looking(model, parameters[0].device), twice_differentiable(), torch.enable_grad():
         found = outputs(model)
         ends = found.detach().requires_grad_()
         (slope,) = torch.autograd.grad(loss(ends), ends, create_graph=True)
@@ -198,17 +198,13 @@ def gauss_newton_spectrum(
         bent = [(b, i) for i, b in enumerate(back) if b.requires_grad]
 
         def product(vector: Tensor) -> Tensor:
-            pieces = _split(vector, parameters)
+            pieces = split(vector, parameters)
             (moved,) = torch.autograd.grad([b for b, _ in bent], v, [pieces[i] for _, i in bent], retain_graph=True)
             (curved,) = torch.autograd.grad(slope, ends, moved, retain_graph=True)
             pulled = torch.autograd.grad(found, parameters, curved, retain_graph=True, materialize_grads=True)
             return torch.cat([g.detach().flatten() for g in pulled])
 
         return lanczos(product, _begin(parameters, start, seed), count, "largest", tolerance)
-
-
-def _split(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    return [piece.view(p.shape) for piece, p in zip(vector.split([p.numel() for p in parameters]), parameters)]
 
 
 def _begin(parameters: Sequence[Tensor], start: Tensor | None, seed: int) -> Tensor:

@@ -311,6 +311,16 @@ def test_homogeneous_network():
     assert off(kernel(model, inputs).matrix, 1.7**4 * before) < 1e-13
 
 
+@pytest.mark.parametrize("batch_norm", ["eval", "train"])
+def test_layers_of_what_goes_the_general_way(batch_norm):
+    model, inputs = build("recurrent")
+    found = kernel(model, inputs, layers=True, batch_norm=batch_norm)
+    assert set(found.layers) == {"recurrent", "out"}
+    assert off(sum(found.layers.values()), found.matrix) < TIGHT
+    alone = kernel(model, inputs, parameters=lambda name: name.startswith("recurrent."))
+    assert off(found.layers["recurrent"], alone.matrix) < TIGHT
+
+
 def test_layers_add_up_and_are_those_of_their_parameters():
     model, inputs = build("convolutions")
     found = kernel(model, inputs, layers=True)

@@ -152,7 +152,7 @@ def free_memory(device: torch.device) -> int:
 
 
 class _Heard(NamedTuple):
-    """What was heard of some samples, by weight and by bias, and the rows of the general way."""
+    """What was heard of some samples, by weight and by bias, and the rows of the general way `(n, r, P)`."""
 
     weights: dict[tuple[str, int], list[taps.Site]]
     biases: dict[tuple[str, int], list[taps.Site]]
@@ -267,7 +267,7 @@ class _Work:
                 heard.biases.setdefault((site.bias.name, site.bias.offset), []).append(site)
         if rest:
             rows = jacobian.jacobian(self.model, self.function, rest, inputs, self.directions)
-            heard = heard._replace(general=rows.reshape(len(inputs) * self.rows, -1))
+            heard = heard._replace(general=rows)
         return heard
 
     def _blocks(self, plan: taps.Plan, rest: list[str], block: int, target: Callable[[str], Tensor]) -> None:
@@ -297,8 +297,7 @@ class _Work:
                     contract.add_bias(target(place[0])[shape], sites, theirs and theirs.biases[place], self.rows)
                 self.ways[place[0]] = "outputs" if place in free else "jacobian"
             if mine.general is not None:
-                contract.add_product(target(", ".join(rest))[shape], mine.general, theirs and theirs.general)
-                self.ways |= dict.fromkeys(rest, "autograd")
+                self._add_general(target, shape, rest, mine.general, theirs and theirs.general)
             self.after(count / len(pairs))
 
     def _coupled(self, target: Callable[[str], Tensor], names: list[str]) -> None:
@@ -307,8 +306,24 @@ class _Work:
         rows = torch.stack(
             list(jacobian.batch_jacobian(self.model, self.function, names, self.inputs, self.directions))
         )
-        contract.add_product(target(""), rows.reshape(len(rows) * self.rows, -1), None)
-        self.ways |= dict.fromkeys(names, "autograd")
+        self._add_general(target, (slice(None), slice(None)), names, rows, None)
+
+    def _add_general(
+        self,
+        target: Callable[[str], Tensor],
+        shape: tuple[slice, slice],
+        names: list[str],
+        first: Tensor,
+        second: Tensor | None,
+    ) -> None:
+        """Add what the rows of the general way `(n, r, P)` amount to, parameter by parameter."""
+        own, begin = dict(self.model.named_parameters()), 0
+        for name in names:
+            part = slice(begin, begin + own[name].numel())
+            left = first[..., part].reshape(len(first) * self.rows, -1)
+            right = None if second is None else second[..., part].reshape(len(second) * self.rows, -1)
+            contract.add_product(target(name)[shape], left, right)
+            self.ways[name], begin = "autograd", part.stop
 
     def _certificate(self, total: Tensor, coupled: bool) -> float:
         """Relative difference of K v and J Jᵀ v.

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from learndyn.dynamics.tangent import twice_differentiable
 
 Function = Callable[[Callable[..., Tensor], Tensor], Tensor]
-
-
-@contextlib.contextmanager
-def plain_kernels() -> Iterator[None]:
-    """Fused attention and recurrent kernels cannot be differentiated twice; the plain ones can."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _outputs(model: nn.Module, function: Function, parameters: dict[str, Tensor], inputs: Tensor) -> Tensor:
@@ -44,7 +32,7 @@ def jacobian(
         return directions @ _outputs(model, function, parameters, one[None])[0]
 
     parts = []
-    with plain_kernels():
+    with twice_differentiable():
         for begin in range(0, len(inputs), chunk):
             some = inputs[begin : begin + chunk]
             try:
@@ -75,7 +63,7 @@ def batch_jacobian(
 ) -> Iterator[Tensor]:
     """Rows of the Jacobian where samples see each other, one sample `(r, P)` after the other, from one forward pass."""
     own = dict(model.named_parameters(remove_duplicate=False))
-    with plain_kernels(), torch.enable_grad():
+    with twice_differentiable(), torch.enable_grad():
         leaves = {name: own[name].detach().clone().requires_grad_() for name in names}
         outputs = _outputs(model, function, leaves, inputs)
         for sample in outputs @ directions.T:
@@ -94,7 +82,7 @@ def transposed_product(
     """Jᵀ v by parameter, for v `(n, c)`: one backward pass."""
     own = dict(model.named_parameters(remove_duplicate=False))
     total = {name: torch.zeros_like(own[name]) for name in names}
-    with plain_kernels(), torch.enable_grad():
+    with twice_differentiable(), torch.enable_grad():
         for begin in range(0, len(inputs), chunk):
             leaves = {name: own[name].detach().requires_grad_() for name in names}
             outputs = _outputs(model, function, leaves, inputs[begin : begin + chunk])
@@ -118,7 +106,7 @@ def product(
     """J u `(n, c)`, by differentiating Jᵀ v in the direction of v: two backward passes."""
     own = dict(model.named_parameters(remove_duplicate=False))
     parts = []
-    with plain_kernels(), torch.enable_grad():
+    with twice_differentiable(), torch.enable_grad():
         for begin in range(0, len(inputs), chunk):
             leaves = {name: own[name].detach().requires_grad_() for name in names}
             outputs = _outputs(model, function, leaves, inputs[begin : begin + chunk])
