@@ -51,6 +51,9 @@ def lanczos(
 ) -> Spectrum:
     """The `count` eigenpairs at an end of a symmetric matrix of which only products with vectors are known.
 
+    A value that occurs several times may be reported fewer times than it occurs, as in all methods that begin with one
+    vector.
+
     Args:
         product: A·v for a vector `(P,)`.
         start: Where to begin `(P,)`: random, or the sum of the eigenvectors of a matrix nearby.
@@ -81,7 +84,6 @@ def lanczos(
             raise InputError(
                 f"Product {done} of the matrix with a vector is not finite; the network or its loss is not."
             )
-        before = float(after.double().norm())
         for _ in range(2):  # once leaves rounding errors that grow
             overlap = (
                 vectors[: filled + 1].double() @ after.double()
@@ -93,8 +95,8 @@ def lanczos(
         matrix[filled, : filled + 1] = matrix[: filled + 1, filled].clone()
         filled += 1
         left = float(after.double().norm())
-        ended = left <= 1e-13 * max(before, 1e-300)  # the space that the start reaches
         values, parts = torch.linalg.eigh(matrix[:filled, :filled])
+        ended = left <= 1e-10 * float(values.abs().max())  # the space that the start reaches, up to rounding
         order = _order(values, end)
         chosen = order[:count]
         residuals = torch.zeros(len(chosen)) if ended else (left * parts[filled - 1, chosen]).abs()
