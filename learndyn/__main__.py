@@ -1,12 +1,14 @@
-"""The command line: learndyn list | run EXPERIMENT | report RUN.
+"""The command line: learndyn list | run EXPERIMENT | report RUN | phase-check FACTORY.
 
 An experiment's options are the fields of its `Settings`; --preset chooses their defaults.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import inspect
 import io
+import json
 import re
 import sys
 import time
@@ -28,6 +30,7 @@ learndyn: a laboratory for the learning dynamics of neural networks
   learndyn run EXPERIMENT [options]    run it, or finish it, or find it finished; report at the end
   learndyn run EXPERIMENT --help       all its options
   learndyn report RUN_FOLDER ...       draw the report again
+  learndyn phase-check FACTORY         is your own run chaotic, from where on is merging safe? (FACTORY --help: options)
   learndyn --version
 
 Try: learndyn run two-phase
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[0] == "--version":
             print(f"learndyn {__version__}")
             return 0
-        commands = {"list": _list, "run": _run, "report": _report}
+        commands = {"list": _list, "run": _run, "report": _report, "phase-check": _phase_check}
         if words[0] not in commands:
             raise unknown("command", words[0], commands)
         commands[words[0]](words[1:])
@@ -109,6 +112,7 @@ class Common:
         runs: Folder of all run directories.
         jobs: Processes; by default one for each part, as far as there are cores.
         fresh: Throw away what an earlier run of the same settings has left.
+        tune: Use faster float32 products where a probe finds them exact; a run that has begun goes on as it began.
     """
 
     preset: str = "quick"
@@ -116,6 +120,7 @@ class Common:
     runs: Path = Path("runs")
     jobs: int | None = None
     fresh: bool = False
+    tune: bool = True
 
 
 def _settings(name: str, experiment: ModuleType, words: list[str]) -> tuple[Any, dict[str, Any]]:
@@ -146,7 +151,7 @@ def _settings(name: str, experiment: ModuleType, words: list[str]) -> tuple[Any,
     common = {
         field.name: getattr(parsed, field.name)
         for field in dataclasses.fields(Common)
-        if field.name in ("runs", "jobs", "fresh")
+        if field.name in ("runs", "jobs", "fresh", "tune")
     }
     return dataclasses.replace(defaults, **own), common
 
@@ -236,22 +241,30 @@ def _fits(value: Any, hint: Any) -> bool:
     return any(_fits(value, one) for one in inner) if inner else type(value) is hint
 
 
-def execute(name: str, experiment: ModuleType, settings: Any, runs: Path, jobs: int | None, fresh: bool) -> None:
+def execute(
+    name: str, experiment: ModuleType, settings: Any, runs: Path, jobs: int | None, fresh: bool, tune: bool
+) -> None:
     """Run, report, and print the claims."""
     from learndyn.record import locked
     from learndyn.report.page import write_report
     from learndyn.run import run, with_sources
+    from learndyn.runtime import keep_memory
+    from learndyn.storage import read_json
 
     began = time.monotonic()
     settings = with_sources(settings)
+    kept = keep_memory() if tune else False
     experiment.validate(settings)
     total = experiment.work(settings) * len(experiment.parts(settings))
     with watching(total) as progress:
-        record, results = run(name, settings, runs, jobs, fresh, progress)
+        record, results = run(name, settings, runs, jobs, fresh, progress, tune)
     with locked(record):
         claims = write_report(record, experiment, results)
     _print(experiment, results, claims)
+    products = read_json(record.folder / "environment.json").get("float32_products", "as they were")
+    memory = "large blocks kept" if kept else "as it was"
     print(f"\nreport   {record.folder / 'report.html'}\ntime     {time.monotonic() - began:.0f} s")
+    print(f"machine  memory: {memory}; float32 products: {products}")
 
 
 def _print(experiment: ModuleType, results: Any, claims: list[Any]) -> None:
@@ -340,6 +353,141 @@ def _report(words: list[str]) -> None:
             claims = write_report(record, experiment, results := record.read_results())
         _print(experiment, results, claims)
         print(f"\nreport   {record.folder / 'report.html'}")
+
+
+def _phase_check(words: list[str]) -> None:
+    import torch
+
+    from learndyn.dynamics import load_weights
+    from learndyn.dynamics.determinism import check_replay, deterministic
+    from learndyn.names import blaming
+    from learndyn.observables.phase import phase
+    from learndyn.storage import finite
+
+    began = time.monotonic()
+    given = _phase_options(words)
+    state = _live_run(given.factory)
+    if given.weights is not None:
+        load_weights(state.model, given.weights)
+    if given.step is not None:
+        state = dataclasses.replace(state, step=given.step)
+    try:
+        with deterministic(state.device, torch.get_num_threads()), blaming():
+            check_replay(state)
+            found = phase(state, given.window, given.probes, given.end)
+    except InputError:
+        raise
+    except Exception as error:  # a stranger's model on a stranger's task
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(f"The run of {given.factory} cannot be trained: {type(error).__name__}: {reason}.") from error
+    seconds = time.monotonic() - began
+    if given.json:
+        content = dataclasses.asdict(found) | {"verdict": found.verdict, "seconds": round(seconds, 3)}
+        print(json.dumps(finite(content), indent=1, allow_nan=False))
+    else:
+        _print_phase(found)
+        print(f"\ntime     {seconds:.1f} s")
+
+
+def _phase_options(words: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="learndyn phase-check",
+        description="Probe a run for a few seconds: is it chaotic, and from where on can branches be merged?",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "factory",
+        help="package.module:factory or file.py:factory, with arguments if need be: 'run.py:make(width=64)'; it "
+        "returns a learndyn.dynamics.State, or (task, model, optimizer) with the schedule as a fourth if there is one",
+    )
+    parser.add_argument("--weights", type=Path, help="a state_dict to load into the model")
+    parser.add_argument("--step", type=int, help="where the run stands; by default what the state says")
+    parser.add_argument("--end", type=int, help="last step of the run; by default that of the schedule if it has one")
+    parser.add_argument("--window", type=int, default=40, help="steps to look ahead (%(default)s)")
+    parser.add_argument("--probes", type=int, default=2, help="perturbations to follow (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_args(words)
+    if given.step is not None and given.step < 0:
+        raise InputError(f"step={given.step} must not be negative.")
+    return given
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise InputError(f"{message[:1].upper()}{message[1:].rstrip('.')}; see {self.prog} FACTORY --help.")
+
+
+def _live_run(text: str) -> Any:
+    """The state that a stranger's factory returns, or that is made of what it returns."""
+    from torch import nn
+
+    from learndyn.dynamics import State, start
+    from learndyn.names import _call, factory, parse
+
+    if ":" not in parse(text)[0]:
+        raise InputError(f"Cannot read {text!r}; write package.module:factory or file.py:factory.")
+    try:
+        make, arguments = factory(text, "run", {})
+        found = _call(make, arguments, {}, text, "run")
+    except InputError as error:  # elsewhere a name follows an option
+        raise InputError(str(error).removeprefix("--run ")) from error
+    if isinstance(found, State):
+        return found
+    methods = ("batch", "loss", "evaluation")
+    if not (
+        isinstance(found, tuple)
+        and len(found) in (3, 4)
+        and all(callable(getattr(found[0], name, None)) for name in methods)
+        and isinstance(found[1], nn.Module)
+        and all(callable(part) or hasattr(part, "param_groups") for part in found[2:])
+    ):
+        told = type(found).__name__
+        if isinstance(found, tuple):
+            told += f" of {', '.join(type(part).__name__ for part in found) or 'nothing'}"
+        raise InputError(
+            f"{text} gave a {told}; return a learndyn.dynamics.State, or a tuple (task, model, optimizer) with the "
+            "schedule as a fourth if there is one."
+        )
+    try:
+        return start(*found)
+    except InputError:
+        raise
+    except Exception as error:  # whatever makes a stranger's optimizer
+        raise InputError(f"{text} gave an optimizer that raised {type(error).__name__}: {error}.") from error
+
+
+def _print_phase(found: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from learndyn.observables.phase import factor
+
+    kept = {True: "yes", False: "no", None: "the end is not known"}[found.rounding_reproducible]
+    safe = "the end is not known" if found.safe_from is None else f"step {found.safe_from}"
+    between = "" if found.safe_between is None else "{} to {}".format(*found.safe_between)
+    rows = (
+        (
+            "window",
+            f"{found.window} steps from step {found.step}",
+            {"tangent": "by tangent vectors", "twin": "by twins"}[found.way],
+        ),
+        ("exponent", f"{found.exponent:.3g} / step", f"± {found.exponent_error:.2g}"),
+        ("", f"{found.exponent_per_time:.3g} / time", "gradient-flow time"),
+        ("growth", f"a factor {factor(found.growth)} by step {found.growth_until}", f"e^(± {found.growth_error:.2g})"),
+        ("kernel turns", f"{found.kernel_velocity:.2g} / step", f"norm {found.kernel_scale:+.1%} over the window"),
+        ("rounding stays unseen", kept, f"{found.floor:.1e} a step"),
+        ("merging is safe from", safe, between),
+    )
+    console = Console(width=max(100, Console().width))
+    table = Table(show_header=False, box=None, pad_edge=False)
+    colour = {"chaotic": "red", "marginal": "yellow", "stable": "green"}[found.regime]
+    for row in (("regime", Text(found.regime, colour), ""), *rows):
+        table.add_row(*row)
+    console.print(table, highlight=False)
+    console.print()
+    for sentence in (found.verdict, *found.notes):
+        console.print(Text(sentence), soft_wrap=False)
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ def locked(record: Record) -> Iterator[None]:
 
 
 #: What a continued run must share with its beginning, because it decides the bits.
-REPLAYED = ("learndyn", "torch", "numpy", "machine", "processor", "device_name", "blas")
+REPLAYED = ("learndyn", "torch", "numpy", "machine", "processor", "device_name", "blas", "float32_products")
 
 
 def environment(settings: dict[str, Any]) -> dict[str, Any]:
@@ -222,6 +222,7 @@ def environment(settings: dict[str, Any]) -> dict[str, Any]:
         "processor": _processor(),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "blas": "mkl" if torch.backends.mkl.is_available() else "other",
+        "float32_products": torch.get_float32_matmul_precision(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
     }

@@ -14,12 +14,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 import xarray as xr
 
+from learndyn import runtime
 from learndyn.errors import InputError
 from learndyn.experiments import find
 from learndyn.names import blaming, source
-from learndyn.record import Progress, Record, locked, open_record, plain, quiet, silent
+from learndyn.record import Progress, Record, locked, open_record, plain, quiet, run_name, silent
+from learndyn.storage import read_json
 
 
 def run(
@@ -29,6 +32,7 @@ def run(
     jobs: int | None = None,
     fresh: bool = False,
     progress: Progress = silent,
+    tune: bool = False,
 ) -> tuple[Record, xr.DataTree]:
     """Run an experiment, or finish it, or find it finished.
 
@@ -39,6 +43,8 @@ def run(
         jobs: Processes; by default as many as there are parts and cores for their threads, and one on a GPU.
         fresh: Forget what an earlier run of the same settings has left.
         progress: Called with what is being done and the units of work done since the last call.
+        tune: Use faster float32 products where they are exact (`runtime.probe`). A run that has begun goes on with what
+            it has begun with.
 
     Returns:
         The run directory, and the results that lie in its results.nc.
@@ -50,16 +56,26 @@ def run(
     experiment.validate(settings)
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs={jobs} must be at least 1.")
-    record = open_record(Path(root), name, plain(settings), fresh)
-    with locked(record):
-        if not record.results_file.exists():
-            try:
-                _measure(experiment, name, settings, record.folder, jobs, progress)
-            except InputError:
-                record.forget_if_empty()
-                raise
-            record.write_results(experiment.gather(settings, record.folder))
-        return record, record.read_results()
+    with runtime.precision(_precision(Path(root) / run_name(name, plain(settings)), settings, tune, fresh)):
+        record = open_record(Path(root), name, plain(settings), fresh)
+        with locked(record):
+            if not record.results_file.exists():
+                try:
+                    _measure(experiment, name, settings, record.folder, jobs, progress)
+                except InputError:
+                    record.forget_if_empty()
+                    raise
+                record.write_results(experiment.gather(settings, record.folder))
+            return record, record.read_results()
+
+
+def _precision(folder: Path, settings: Any, tune: bool, fresh: bool) -> str:
+    """The kind of float32 products of a run: what was recorded with it, else what a probe says."""
+    begun = folder / "environment.json"
+    if begun.exists() and not fresh:
+        return read_json(begun).get("float32_products") or "highest"
+    plainly = getattr(settings, "dtype", "") != "float32" or getattr(settings, "device", "cpu") != "cpu"
+    return "highest" if plainly or not tune else runtime.choose(*runtime.probe())
 
 
 def _measure(
@@ -74,7 +90,8 @@ def _measure(
         return
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
-    with ProcessPoolExecutor(min(count, len(parts)), context, initializer=_prepare, initargs=(reports,)) as pool:
+    given = (reports, torch.get_float32_matmul_precision())
+    with ProcessPoolExecutor(min(count, len(parts)), context, initializer=_prepare, initargs=given) as pool:
         try:
             with _deaf():  # workers are born deaf to Ctrl-C, which is for the parent: it ends them
                 futures = [pool.submit(_work, name, part, settings, folder) for part in parts]
@@ -126,9 +143,11 @@ def _watch(futures: list[Future], reports: Any, progress: Progress) -> None:
 _reports: Any = None
 
 
-def _prepare(reports: Any) -> None:
+def _prepare(reports: Any, precision: str) -> None:
     global _reports
     _reports = reports
+    torch.set_float32_matmul_precision(precision)
+    runtime.keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,44 @@ def load_tree(path: Path, expected: Collection[str] = ()) -> Any:
             f"State file {path} is of another kind, without {lacking[0]!r}; delete it to compute it again."
         )
     return tree
+
+
+WRAPPED = ("state_dict", "model_state_dict", "model", "net", "weights")  # where training scripts put their weights
+PREFIXES = ("module.", "_orig_mod.")  # of networks that were trained in parallel or compiled
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A `state_dict` that somebody has saved: safetensors, torch format, or a state of ours. No code in it is run.
+
+    A dictionary around it is looked into ("state_dict", "model", ...), and the prefixes of `DataParallel` and
+    `torch.compile` are removed.
+
+    Raises:
+        InputError: If the file is missing or damaged, holds code instead of tensors, or no weights.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, "pt") as file:
+                ours = (file.metadata() or {}).get("format") == FORMAT
+            content = load_tree(path) if ours else safetensors.torch.load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds more than tensors, numbers and strings, and nothing in it is run; save the state_dict "
+            "alone, by torch.save(model.state_dict(), ...)."
+        ) from error
+    except (OSError, safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(f"The weights in {path} cannot be read: {reason or type(error).__name__}.") from error
+    for name in WRAPPED:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    content = content if isinstance(content, dict) else {}
+    weights = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    if not weights:
+        raise InputError(f"{path} holds no weights by name; save model.state_dict().")
+    for prefix in PREFIXES:
+        if all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights

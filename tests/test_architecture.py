@@ -15,6 +15,7 @@ ALLOWED = {
     "errors": set(),
     "noise": {"errors"},
     "storage": {"errors"},
+    "runtime": set(),
     "tasks": {"errors", "noise"},
     "models": {"errors"},
     "optimizers": {"errors"},
@@ -38,7 +39,7 @@ ALLOWED = {
         "names",
         "report",
     },
-    "run": {*FOUNDATION, "record", "names", "experiments"},
+    "run": {*FOUNDATION, "runtime", "record", "names", "experiments"},
 }
 
 
@@ -72,11 +73,9 @@ def test_imports_run_one_way(path: Path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_global_seed_and_no_unpickling(path: Path):
-    calls = {
-        ast.unparse(node.func)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-    }
+    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    safe = [node for node in nodes if "weights_only=True" in ast.unparse(node) and path.name == "storage.py"]
+    calls = {ast.unparse(node.func) for node in nodes if node not in safe}
     assert not calls & {
         "torch.manual_seed",
         "np.random.seed",

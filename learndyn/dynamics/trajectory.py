@@ -2,14 +2,18 @@
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
 from learndyn.dynamics.state import State, fork
 from learndyn.errors import InputError
-from learndyn.storage import load_tree, save_tree
+from learndyn.storage import load_tree, read_weights, save_tree
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 def pack(state: State) -> dict[str, Any]:
@@ -22,6 +26,23 @@ def pack(state: State) -> dict[str, Any]:
     }
 
 
+def must_fit(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], origin: str) -> None:
+    """Refuse weights of another model.
+
+    Raises:
+        InputError: If names or shapes differ.
+    """
+    if own.keys() != stored.keys():
+        odd = sorted(own.keys() ^ stored.keys())[0]
+        raise InputError(
+            f"{origin} is from another model: {odd!r} is in only one of the two; give the model it was made with."
+        )
+    for name, tensor in own.items():
+        if tensor.shape != stored[name].shape:
+            there, here = (tuple(t.shape) for t in (stored[name], tensor))
+            raise InputError(f"{origin} is from another model: {name!r} is {there} there and {here} here.")
+
+
 def unpack(tree: dict[str, Any], template: State, origin: str = "The stored state") -> State:
     """A new state with the content of `tree` and the code (model, optimizer, task, schedule) of `template`.
 
@@ -30,14 +51,10 @@ def unpack(tree: dict[str, Any], template: State, origin: str = "The stored stat
     """
     twin = fork(template)
     own, stored = twin.model.state_dict(), tree["model"]
-    if own.keys() != stored.keys():
-        odd = sorted(own.keys() ^ stored.keys())[0]
-        raise InputError(
-            f"{origin} is from another model: {odd!r} is in only one of the two; give the model it was made with."
-        )
+    must_fit(own, stored, origin)
     for name, tensor in own.items():
-        if tensor.shape != stored[name].shape or tensor.dtype != stored[name].dtype:
-            there, here = (f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in (stored[name], tensor))
+        if tensor.dtype != stored[name].dtype:
+            there, here = (str(t.dtype)[6:] for t in (stored[name], tensor))
             raise InputError(f"{origin} is from another model: {name!r} is {there} there and {here} here.")
     twin.model.load_state_dict(stored)
     groups, own_groups = tree["optimizer"]["param_groups"], twin.optimizer.param_groups
@@ -85,3 +102,66 @@ class Trajectory:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model with weights that somebody has saved, in the precision of the model.
+
+    Raises:
+        InputError: If the file cannot be read, is from another model, or holds numbers that are not finite.
+    """
+    stored = read_weights(path)
+    must_fit(model.state_dict(), stored, str(path))
+    for name, tensor in stored.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{path} holds values that are not finite in {name!r}; take an earlier checkpoint.")
+    model.load_state_dict(stored)
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Somebody's checkpoints of one network: `checkpoints[500]` is a copy of it with the weights of step 500.
+
+    The step is the last number in a file's name, or in that of its folder where the name has none
+    (`checkpoint-500/model.safetensors`).
+
+    Attributes:
+        folder: Where the files lie, `.safetensors`, `.pt`, `.pth`, `.ckpt` or `.bin`, also one folder deeper.
+        model: The network, as it was trained.
+    """
+
+    folder: Path
+    model: nn.Module
+
+    @property
+    def files(self) -> dict[int, Path]:
+        """The files by step, increasing.
+
+        Raises:
+            InputError: If a name holds no number, or two hold the same.
+        """
+        found: dict[int, Path] = {}
+        for path in sorted(p for p in (*self.folder.glob("*"), *self.folder.glob("*/*")) if p.suffix in SUFFIXES):
+            numbers = re.findall(r"\d+", path.stem) or re.findall(r"\d+", path.parent.name)
+            if not numbers or path.name.startswith("."):
+                continue
+            if int(numbers[-1]) in found:
+                raise InputError(
+                    f"{path} and {found[int(numbers[-1])]} both seem to be of step {numbers[-1]}; the last number of a "
+                    "name is taken for the step."
+                )
+            found[int(numbers[-1])] = path
+        return dict(sorted(found.items()))
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, increasing."""
+        return list(self.files)
+
+    def __getitem__(self, step: int) -> nn.Module:
+        model = copy.deepcopy(self.model)
+        load_weights(model, self.files[step])
+        return model
+
+    def __len__(self) -> int:
+        return len(self.files)

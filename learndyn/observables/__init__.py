@@ -9,6 +9,8 @@ from learndyn.observables.distance import dissimilarity, distance, log_growth, r
 from learndyn.observables.evaluate import Evaluation, decisions, error, evaluate, loss
 from learndyn.observables.function import disagreement, function_distance
 from learndyn.observables.ntk import Kernel, kernel
+from learndyn.observables.phase import Phase, phase
+from learndyn.observables.series import KernelSeries, alignment, kernel_distance, kernel_series
 from learndyn.observables.spectrum import Spectrum, gauss_newton_spectrum, hessian_spectrum, lanczos
 
 #: Observables of one state, which `train(observe=...)` takes by name.
@@ -30,7 +32,10 @@ __all__ = [
     "OF_TWO",
     "Evaluation",
     "Kernel",
+    "KernelSeries",
+    "Phase",
     "Spectrum",
+    "alignment",
     "barrier",
     "decisions",
     "disagreement",
@@ -43,10 +48,13 @@ __all__ = [
     "gauss_newton_spectrum",
     "hessian_spectrum",
     "kernel",
+    "kernel_distance",
+    "kernel_series",
     "lanczos",
     "log_growth",
     "loss",
     "loss_barrier",
+    "phase",
     "profiles",
     "recalibrate",
     "relative_distance",

@@ -7,6 +7,7 @@ papers draw pictures, the numbers are ours. A window is a slice of the series. A
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,19 @@ def kernel_distances(gram: Gram) -> Gram:
     """S = 1 − cos between all members: 0 where they point alike, 1 where they are orthogonal; blind to their scale."""
     found = (1 - normalised(gram)).clamp(min=0.0)
     return found.fill_diagonal_(0.0)
+
+
+def adjacent_distances(
+    gram: Gram, steps: Float[Tensor, " steps"] | list[int], lag: float
+) -> tuple[Float[Tensor, " pairs"], Float[Tensor, " pairs"]]:
+    """S(t, t + lag) for every t at which both kernels are there (Fig. 5b); over the lag, the velocity of the kernel.
+
+    Returns:
+        The steps t, and the distances.
+    """
+    times = torch.as_tensor(steps, dtype=torch.float64)
+    first, second = ((times - times[:, None] - lag).abs() < 1e-9 * max(lag, 1.0)).nonzero(as_tuple=True)
+    return times[first], kernel_distances(gram)[first, second]
 
 
 def _window(gram: Gram, window: slice, least: int = 3) -> Tensor:
@@ -159,24 +173,37 @@ def random_walks(
     What is confined takes back its steps; a walk does not. Surrogates start where the window starts and are compared as
     directions, like the series.
     """
-    inside = _window(gram, window)
-    moves = inside.diff(dim=0).diff(dim=1)  # ⟨Ĥ_{s+1} − Ĥ_s, Ĥ_{t+1} − Ĥ_t⟩
-    onto = inside[0].diff()  # ⟨Ĥ_0, Ĥ_{t+1} − Ĥ_t⟩
-    draw = generator(seed, "random walks")
     exponents, angles = [], []
-    for _ in range(count):
-        order = torch.from_numpy(draw.permutation(len(moves)))
-        signs = torch.from_numpy(draw.choice([-1.0, 1.0], len(moves)))
-        path = torch.zeros_like(inside)
-        path[1:, 1:] = (moves[order][:, order] * signs[:, None] * signs).cumsum(0).cumsum(1)
-        along = torch.cat([torch.zeros(1, dtype=torch.float64), (onto[order] * signs).cumsum(0)])
-        walk = 1 + along[:, None] + along + path
+    for walk in _walks(gram, window, count, seed):
         exponents.append(_slope(*_structure(kernel_distances(walk), steps, window)))
         angles.append(cone_angles(walk).mean())
     betas, means = torch.stack(exponents), torch.stack(angles)
     beta, mean = structure_exponent(gram, steps, window), cone_angles(gram, window).mean()
     shares = [(1 + int((null <= value).sum())) / (1 + count) for null, value in ((betas, beta), (means, mean))]
     return Null(betas, means, *shares)
+
+
+def walk_distances(
+    gram: Gram, steps: Float[Tensor, " steps"] | list[int], window: slice = slice(None), count: int = 199, seed: int = 0
+) -> Float[Tensor, "count lags"]:
+    """The structure functions of those walks, at the lags of `structure_function`."""
+    walks = _walks(gram, window, count, seed)
+    return torch.stack([_structure(kernel_distances(walk), steps, window)[1] for walk in walks])
+
+
+def _walks(gram: Gram, window: slice, count: int, seed: int) -> Iterator[Tensor]:
+    """Gram matrices of walks made of the steps of a window."""
+    inside = _window(gram, window)
+    moves = inside.diff(dim=0).diff(dim=1)  # ⟨Ĥ_{s+1} − Ĥ_s, Ĥ_{t+1} − Ĥ_t⟩
+    onto = inside[0].diff()  # ⟨Ĥ_0, Ĥ_{t+1} − Ĥ_t⟩
+    draw = generator(seed, "random walks")
+    for _ in range(count):
+        order = torch.from_numpy(draw.permutation(len(moves)))
+        signs = torch.from_numpy(draw.choice([-1.0, 1.0], len(moves)))
+        path = torch.zeros_like(inside)
+        path[1:, 1:] = (moves[order][:, order] * signs[:, None] * signs).cumsum(0).cumsum(1)
+        along = torch.cat([torch.zeros(1, dtype=torch.float64), (onto[order] * signs).cumsum(0)])
+        yield 1 + along[:, None] + along + path
 
 
 def embedding(gram: Gram, dimensions: int = 3) -> tuple[Float[Tensor, "steps dimensions"], float]:

@@ -11,6 +11,9 @@ from matplotlib.figure import Figure as Drawing
 from learndyn.compare import Transition, mean_interval
 from learndyn.report.style import COLOURS, SEQUENTIAL
 
+SYMBOLS = {"t0": "$t_0$", "t1": "$t_1$", "kernel_step": "$s$", "other_step": "$t$"}
+TICKS = 14  # on an axis of a grid, at most
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -41,13 +44,14 @@ def grid(
     else:
         bottom = low if low is not None else float(seen.min())
         norm = Normalize(bottom, max(high if high is not None else float(seen.max()), bottom + 1e-12))
-    image = axes.pcolormesh(data, norm=norm, cmap=SEQUENTIAL, edgecolors="white", linewidth=0.5)
-    axes.set_xticks(
-        np.arange(data.shape[1]) + 0.5,
-        [f"{v:g}" for v in values[columns].values],
-        rotation=45 if data.shape[1] > 6 else 0,
+    image = axes.pcolormesh(
+        data, norm=norm, cmap=SEQUENTIAL, edgecolors="white", linewidth=0.5 if data.size < 400 else 0
     )
-    axes.set_yticks(np.arange(data.shape[0]) + 0.5, [f"{v:g}" for v in values[rows].values])
+    for dim, put in ((columns, axes.set_xticks), (rows, axes.set_yticks)):
+        labels = [f"{v:g}" for v in values[dim].values]
+        every = slice(None, None, -(-len(labels) // TICKS))
+        turned = 45 if dim == columns and len(labels) > 6 else 0
+        put((np.arange(len(labels)) + 0.5)[every], labels[every], rotation=turned)
     axes.set(xlabel=_axis(values[columns]), ylabel=_axis(values[rows]), title=title)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -56,7 +60,7 @@ def grid(
 
 def _axis(coordinate: xr.DataArray) -> str:
     unit = coordinate.attrs.get("units", "")
-    name = {"t0": "$t_0$", "t1": "$t_1$"}.get(str(coordinate.name), str(coordinate.name))
+    name = SYMBOLS.get(str(coordinate.name), str(coordinate.name))
     return f"{name} ({unit})" if unit else name
 
 

@@ -1,4 +1,4 @@
-"""The chaos half of two-phase, end to end on a small grid, and its claims on results made by hand."""
+"""Two-phase, end to end on a small grid, and its claims on results made by hand."""
 
 import copy
 import dataclasses
@@ -35,6 +35,9 @@ SMALL = Settings(
     directions=2,
     probes=2,
     points=3,
+    kernels=9,
+    probe=8,
+    switches=(0, 20),
     engine="loop",
 )
 

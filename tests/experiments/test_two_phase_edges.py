@@ -55,7 +55,7 @@ def test_twins_made_after_the_last_comparison_are_empty(early):
 
 def test_one_late_start(tmp_path):
     """The control is made with the first twin, and nothing is stored before."""
-    record, results = run("two-phase", replace(SMALL, t0=(10,), directions=1, probes=1), tmp_path, jobs=1)
+    record, results = run("two-phase", replace(SMALL, t0=(10,), directions=1, probes=1, switches=()), tmp_path, jobs=1)
     assert sorted(path.stem for path in record.folder.glob("states/*/*")) == ["000010", "000040"]
     assert float(results["measured"].control_distance.max()) == 0.0
     assert two_phase.claims(results) and two_phase.tables(results) and all(two_phase.lead(results))
@@ -83,6 +83,7 @@ def test_folders_are_named_by_every_setting(tmp_path):
         "steps": 41, "t0": (0, 19), "t1": (23,), "horizons": (3,), "epsilon": 1e-8, "seeds": 2, "directions": 1,
         "probes": 1, "points": 5, "threads": 2, "control": False, "engine": "auto", "dtype": "float32",
         "perturbation": "relative", "task": "digits", "model": "mlp", "optimizer": "sgd", "schedule": "constant",
+        "kernels": 7, "probe": 7, "reductions": ("sum",), "late": 0.4, "switches": (3,),
         "data_dir": "data", "device": "cpu:0", "sources": ("abc",),
     }  # fmt: skip
     assert changes.keys() == plain(SMALL).keys()

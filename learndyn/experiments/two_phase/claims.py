@@ -19,6 +19,7 @@ from learndyn.compare import (
     within,
 )
 from learndyn.compare.ordering import ordering
+from learndyn.experiments.cone.claims import cone_claims
 from learndyn.laws import transition_time
 
 LEVEL = 0.9
@@ -128,6 +129,9 @@ def claims(results: xr.DataTree) -> list[Claim]:
     made += _orderings(transitions(results))
     made += _horizons(measured, settings)
     made += _predictions(results)
+    if "kernel_cosine" in measured:
+        made += cone_claims(measured, settings["late"])
+    made += _switches(measured)
     if settings["control"]:
         distance = measured.control_distance
         made.append(
@@ -140,6 +144,34 @@ def claims(results: xr.DataTree) -> list[Claim]:
             )
         )
     return made
+
+
+def _switches(measured: xr.Dataset) -> list[Claim]:
+    """What is lost by replacing the network by its linearisation."""
+    if measured.sizes.get("switch", 0) < 2 or not bool(measured.switched_error.notnull().any()):
+        return []
+    error = measured.switched_error.sel(split="test").transpose("seed", "switch")
+    gain = error.isel(switch=0) - error.isel(switch=-1)
+    first, last = int(measured.switch[0]), int(measured.switch[-1])
+    return [
+        at_least(
+            "switching-later-loses-less",
+            f"Replaced by its linearisation at step {last} instead of {first}, the run ends with a smaller test error.",
+            _nanmean(gain.values[:, None]),
+            0.0,
+            paper="accuracy 0.13 to 0.82 (VGG-16), 0.44 to 0.84 (ResNet-20), Fig. 6",
+        )
+    ]
+
+
+def consistency(found: Transition, other: Transition) -> float:
+    """|ln t*₁ − ln t*₂| over the half-widths of both intervals, added in squares: up to 1 they may be one transition;
+    nan where there is no interval.
+    """
+    if not found.verdict == other.verdict == "transition":
+        return math.nan
+    widths = [math.log(t.high / t.low) / 2 for t in (found, other)]
+    return abs(math.log(found.time / other.time)) / math.hypot(*widths)
 
 
 def _orderings(found: dict[str, Transition]) -> list[Claim]:

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
+from learndyn.experiments.cone.figures import cone_figures
 from learndyn.experiments.two_phase.claims import LEVEL, METRICS, ceiling, curves, floors, rms_growth, transitions
 from learndyn.report.figures import Figure, curve, grid, legend, mark
 from learndyn.report.style import COLOURS, style
@@ -18,7 +19,40 @@ def figures(results: xr.DataTree) -> list[Figure]:
     """All figures of the report."""
     with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(Mean of empty slice|All-NaN)", category=RuntimeWarning)
-        return [_grids(results), _curves(results), _growth(results)]
+        return [_grids(results), _curves(results), _growth(results), *_cone(results)]
+
+
+def _cone(results: xr.DataTree) -> list[Figure]:
+    """The cone half: the kernels of the base runs, and what their linearisations lose."""
+    measured, settings = results["measured"].to_dataset(), json.loads(results.attrs["settings"])
+    made = cone_figures(measured, settings["late"]) if "kernel_cosine" in measured else []
+    if "switch" in measured.dims and bool(measured.switched_error.notnull().any()):
+        made.append(_switches(measured, settings["steps"]))
+    return made
+
+
+def _switches(measured: xr.Dataset, end: int) -> Figure:
+    drawing, axes = plt.subplots(1, 2, figsize=(10, 3.6))
+    for ax, kind, unit in zip(axes, ("loss", "error"), (" (nats)", "")):
+        curve(
+            ax, measured[f"switched_{kind}"].sel(split="test", drop=True), "linearised", level=LEVEL, against="switch"
+        )
+        whole = float(measured[f"base_{kind}"].sel(split="test", step=end).mean())
+        ax.axhline(whole, color="grey", linewidth=0.8, linestyle=":", label="never linearised")
+        ax.set(xlabel="switch (step)", ylabel=f"test {kind}{unit} at the end", title=f"test {kind}")
+        legend(ax)
+    seen = measured.switched_loss.sel(split="test")
+    if float(seen.max()) > 20 * float(seen.min()):
+        axes[0].set_yscale("log")
+    slower = measured.switched_factor.min()
+    caption = (
+        "Base runs replaced at a step by their linearisation there, f + J (θ − θ_t), and trained on with the same "
+        f"batches to step {end} (the paper's Fig. 6); batch norm by batch statistics in both. Dotted: the base runs "
+        f"themselves, mean over seeds; bands {100 * LEVEL:g} % Student t."
+    )
+    if slower < 1:
+        caption += f" Some diverged and were trained with {float(slower):.2g} of the learning rate."
+    return Figure("switching", drawing, caption)
 
 
 def _replicates(results: xr.DataTree) -> str:

@@ -12,9 +12,11 @@ import torch
 import xarray as xr
 
 from learndyn.errors import InputError
+from learndyn.experiments.cone.kernels import dataset, note_network, read_series
 from learndyn.experiments.two_phase.grid import CONTROL, SPLITS
-from learndyn.experiments.two_phase.settings import Settings
+from learndyn.experiments.two_phase.settings import Settings, kernel_steps, switch_steps
 from learndyn.laws.growth import log_growth, log_growth_error
+from learndyn.names import build_model, build_task
 from learndyn.observables.barrier import BATCH_NORM, CONVENTIONS
 from learndyn.record import plain
 from learndyn.storage import read_json
@@ -61,7 +63,8 @@ class Table:
 
 def gather(settings: Settings, folder: Path) -> xr.DataTree:
     """All records as labelled arrays: /measured over (seed, direction, t0, t1), /predicted over (seed, t0, t1)."""
-    groups = {"/measured": _measured(settings, folder), "/predicted": _predicted(settings, folder)}
+    measured = xr.merge([_measured(settings, folder), _kernels(settings, folder)], combine_attrs="no_conflicts")
+    groups = {"/measured": measured, "/predicted": _predicted(settings, folder)}
     tree = xr.DataTree.from_dict(groups)
     tree.attrs["settings"] = json.dumps(plain(settings))
     return tree
@@ -97,6 +100,29 @@ def _measured(s: Settings, folder: Path) -> xr.Dataset:
             with _naming(path):
                 _put_record(table, read_json(path), seed, s)
     return table.dataset(t0="step", t1="step", step="step", horizon="step")
+
+
+def _kernels(s: Settings, folder: Path) -> xr.Dataset:
+    """The kernels of the base runs; and how their linearisations ended, over (seed, switch)."""
+    table = Table(seed=range(s.seeds), switch=switch_steps(s), split=SPLITS)
+    for name, dims in {"loss": ("split",), "error": ("split",), "factor": ()}.items():
+        table.add(f"switched_{name}", ("seed", "switch", *dims), "nats" if name == "loss" else "")
+    why = ""
+    for seed in range(s.seeds):
+        for step in switch_steps(s):
+            path = folder / "records" / f"seed-{seed}" / f"switch-{step:06d}.json"
+            if path.exists():
+                with _naming(path):
+                    content = read_json(path)
+                    why = content["why"] or why
+                    for name in ("loss", "error", "factor"):
+                        table.put(f"switched_{name}", content[name], seed=seed, switch=step)
+    found = table.dataset(switch="step").assign_attrs(switch_why=why)
+    runs = [read_series(folder / "kernels" / f"seed-{seed}", s.reductions) for seed in range(s.seeds)]
+    if not kernel_steps(s) or not all(runs):
+        return found
+    model = build_model(s.model, build_task(s.task, 0, s.data_dir), 0)
+    return xr.merge([found, note_network(dataset(runs), model)], combine_attrs="no_conflicts")
 
 
 def _put_record(table: Table, record: dict[str, Any], seed: int, s: Settings) -> None:

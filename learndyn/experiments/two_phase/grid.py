@@ -21,6 +21,8 @@ from learndyn.dynamics import (
     fork,
     rounding_floor,
     start,
+    train,
+    train_linearised,
     train_together,
     trainable,
     vector,
@@ -31,7 +33,8 @@ from learndyn.dynamics.perturb import initial_scales
 from learndyn.dynamics.replicas import choose_engine
 from learndyn.dynamics.trajectory import pack, unpack
 from learndyn.errors import InputError
-from learndyn.experiments.two_phase.settings import Settings
+from learndyn.experiments.cone.kernels import add_kernel, probe_inputs, read_series
+from learndyn.experiments.two_phase.settings import Settings, kernel_steps, switch_steps
 from learndyn.names import build_model, build_optimizer, build_schedule, build_task
 from learndyn.noise import key
 from learndyn.observables import barrier, dissimilarity, distance, evaluate, profiles
@@ -46,6 +49,8 @@ SPLITS = ("train", "test")
 SNAPSHOT_SECONDS = 10.0
 PIECE = 50  # steps between two looks at the clock
 CONTROL = -1  # the direction of the unperturbed twin
+KERNEL_COST = 100.0  # training steps for a kernel
+LINEAR_COST = 3.0  # for a step of a linearised network
 
 
 def parts(settings: Settings) -> list[str]:
@@ -58,7 +63,16 @@ def work(settings: Settings) -> float:
     s = settings
     twins = sum(s.steps - t0 for t0 in s.t0) * s.directions + s.control * (s.steps - s.t0[0])
     cells = s.directions * sum(t1 > t0 for t0 in s.t0 for t1 in s.t1) + s.control * sum(t1 > s.t0[0] for t1 in s.t1)
-    return s.steps + twins + cells * _cell_cost(s) + _sweep_work(s)
+    kernels = KERNEL_COST * len(kernel_steps(s))
+    return s.steps + twins + cells * _cell_cost(s) + kernels + _sweep_work(s) + _switch_work(s)
+
+
+def _later_work(settings: Settings) -> float:
+    return _sweep_work(settings) + _switch_work(settings)
+
+
+def _switch_work(settings: Settings) -> float:
+    return LINEAR_COST * sum(settings.steps - step for step in switch_steps(settings))
 
 
 def _cell_cost(settings: Settings) -> float:
@@ -109,6 +123,8 @@ def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> 
         state = initial_state(settings, seed)
         _Grid(settings, seed, state, folder, progress).finish()
         _sweep(settings, seed, state, folder, progress)
+        for step in switch_steps(settings):
+            _switch(settings, seed, step, state, folder, progress)
 
 
 class _Grid:
@@ -122,17 +138,20 @@ class _Grid:
         self.scales = initial_scales(state.model)
         s = settings
         compared = {*s.t1, *(t0 + h for t0 in s.t0 for h in s.horizons if t0 + h <= s.steps)}
-        self.events = sorted({*s.t0, *compared, s.steps})
+        self.events = sorted({*s.t0, *compared, s.steps, *switch_steps(s), *kernel_steps(s)})
+        self.kernels = folder / "kernels" / f"seed-{seed}"
+        self.probe = probe_inputs(state.task, s.probe) if kernel_steps(s) else None
         self.members: list[tuple[int, int]] = []  # (t0, direction) of every twin
         self.sizes: dict[tuple[int, int], float] = {}
         self.states = [state]
         self.saved = time.monotonic()
+        self.kept = {*s.t0, *switch_steps(s), s.steps}  # steps whose base states are stored
 
     def finish(self) -> None:
         """Go to the last step."""
         if not self._lacks(self.settings.steps):
             self.snapshot.unlink(missing_ok=True)
-            self.progress("training twins", work(self.settings) - _sweep_work(self.settings))
+            self.progress("training twins", work(self.settings) - _later_work(self.settings))
             return
         if not (self.snapshot.exists() and self._resume()):
             self._event(0)
@@ -146,8 +165,10 @@ class _Grid:
     def _lacks(self, until: int) -> bool:
         """Whether a record or base state up to a step is not there: not yet, or deleted because it was damaged."""
         due = [self.records / f"{event:06d}.json" for event in {0, *self.events} if event <= until]
-        due += [self.trajectory.path(step) for step in {*self.settings.t0, self.settings.steps} if step <= until]
-        return not all(path.exists() for path in due)
+        due += [self.trajectory.path(step) for step in self.kept if step <= until]
+        series = list(read_series(self.kernels, self.settings.reductions).values())
+        due += [one.path(step) for one in series for step in kernel_steps(self.settings) if step <= until]
+        return not all(path.exists() for path in due) or (bool(kernel_steps(self.settings)) and not series)
 
     def _resume(self) -> bool:
         """Go on from the snapshot, unless something that was written before it is gone: only a new start mends that."""
@@ -224,8 +245,10 @@ class _Grid:
         record["rows"] = [row for row in record["rows"] if row]
         if step in (0, s.steps) or step in s.t0 or step in s.t1:
             record["base"] = self._standing()
-        if step in s.t0 or step == s.steps:
+        if step in self.kept:
             self.trajectory.save(base)
+        if self.probe is not None and step in kernel_steps(s):
+            self._kernel(step)
         if step in s.t0:
             floor = rounding_floor(base)
             for direction in range(CONTROL if s.control and step == s.t0[0] else 0, s.directions):
@@ -241,6 +264,19 @@ class _Grid:
         write_json(self.records / f"{step:06d}.json", record)
         if step < s.steps and (step == 0 or time.monotonic() - self.saved > SNAPSHOT_SECONDS):
             self._save()
+
+    def _kernel(self, step: int) -> None:
+        """The tangent kernels of the base run."""
+        base, probe = self.states[0], self.probe
+        assert probe is not None
+        try:
+            add_kernel(base.model, step, probe, self.kernels, self.settings.reductions)
+        except InputError:
+            self.losses = train(fork(base), min(PIECE, self.settings.steps - step)).loss.tolist()
+            if not all(map(math.isfinite, self.losses)):
+                self._diverged(step)  # which is why
+            raise
+        self._did("kernels", KERNEL_COST)
 
     def _standing(self) -> dict[str, Any]:
         """How the base run stands, by split in the order of `SPLITS`."""
@@ -289,6 +325,34 @@ class _Grid:
 
 def _with_task(state: State, task: Any) -> State:
     return State(state.step, state.time, state.model, state.optimizer, task, state.schedule)
+
+
+def _switch(settings: Settings, seed: int, step: int, template: State, folder: Path, progress: Progress) -> None:
+    """What the linearised network would have lost: trained on from a step, with the same noise (the paper's Fig. 6)."""
+    file = folder / "records" / f"seed-{seed}" / f"switch-{step:06d}.json"
+    left = settings.steps - step
+    if file.exists():
+        progress("linearised", LINEAR_COST * left)
+        return
+    content: dict[str, Any] = {"step": step, "why": "", "loss": None, "error": None, "factor": None}
+    done = 0
+
+    def after(state: State) -> None:
+        nonlocal done
+        done += 1
+        if done % PIECE == 0 and done <= left:
+            progress("linearised", LINEAR_COST * PIECE)
+
+    try:
+        run, factor = train_linearised(
+            Trajectory(folder / "states" / f"seed-{seed}", template)[step], left, after=after
+        )
+        looked = [evaluate(run.state.model, template.task, split) for split in SPLITS]
+        content |= {"loss": [float(f.loss) for f in looked], "error": [float(f.error) for f in looked]}
+        content["factor"] = factor
+    except RuntimeError as error:  # a kernel without a derivative of the kind
+        content["why"] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    write_json(file, content)
 
 
 def _sweep(settings: Settings, seed: int, template: State, folder: Path, progress: Progress) -> None:

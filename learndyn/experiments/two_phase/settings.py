@@ -8,6 +8,7 @@ import numpy as np
 from learndyn.dynamics.determinism import check_device
 from learndyn.dynamics.perturb import KINDS
 from learndyn.errors import InputError, unknown
+from learndyn.experiments.cone.settings import check_late, check_probe
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ class Settings:
         directions: Random directions of the perturbation at each t0.
         probes: Random cotangents of the adjoint sweep that predicts the growth; 0 for no prediction.
         points: Points on the line between twins at which the loss is measured.
+        kernels: Tangent kernels of a base run, evenly spaced from first to last step, at most; 0 for none.
+        probe: Inputs between which the kernel is taken.
+        reductions: What is done with the outputs of an input; the claims are about the first.
+        late: Where the late phase begins, in which the cone is looked for, as a fraction of all steps.
+        switches: Steps at which a copy of a base run is replaced by its linearisation and trained on; those before the
+            end count.
         dtype: Precision of the network.
         device: Where to compute.
         engine: How twins are trained: one after the other, batched, or the faster by rule.
@@ -54,6 +61,11 @@ class Settings:
     directions: int = 2
     probes: int = 2
     points: int = 11
+    kernels: int = 31
+    probe: int = 48
+    reductions: tuple[str, ...] = ("trace", "full", "sum")
+    late: float = 0.5
+    switches: tuple[int, ...] = (0, 300, 800)
     dtype: Literal["float32", "float64"] = "float64"
     device: str = "cpu"
     engine: Literal["auto", "loop", "vmap"] = "auto"
@@ -75,6 +87,7 @@ PRESETS = {
         directions=3,
         probes=4,
         points=21,
+        switches=(0, 50, 150, 300, 400, 600, 800, 1000),
     ),
     # Constant learning rate: the chaos does not end.
     "control-chaotic": replace(_QUICK, schedule="constant"),
@@ -90,6 +103,20 @@ PRESETS = {
         optimizer="sgd(lr=0.1, momentum=0.9, weight_decay=5e-4)",
         epsilon=1e-9,
     ),
+    # A convolutional network at a constant rate: the kernel's cone, and what a linearised network would lose.
+    "cone": replace(
+        _QUICK,
+        task="digits(pixel_noise=0.5, shift=1, image=True)",
+        model="tiny_vgg",
+        optimizer="sgd(lr=0.05, momentum=0.9, weight_decay=1e-4)",
+        schedule="constant",
+        t0=(0, 50, 100, 200, 400, 700, 1000),
+        t1=(500, 1500),
+        directions=1,
+        dtype="float32",
+        epsilon=1e-3,
+        switches=(0, 30, 100, 300, 700),
+    ),
     "paper": Settings(
         task="cifar10",
         model='resnet20(shortcut="conv")',
@@ -102,6 +129,9 @@ PRESETS = {
         seeds=3,
         directions=2,
         points=30,
+        kernels=21,
+        probe=200,
+        switches=(0, 100, 200, 500, 1000, 1500),
         dtype="float32",
         device="cuda",
     ),
@@ -117,10 +147,25 @@ PRESETS = {
         seeds=3,
         directions=2,
         points=30,
+        kernels=21,
+        probe=200,
+        switches=(0, 200, 1000, 2500, 5000, 7500),
         dtype="float32",
         device="cuda",
     ),
 }
+
+
+def kernel_steps(settings: Settings) -> list[int]:
+    """Steps of a base run whose tangent kernels are taken."""
+    if settings.kernels == 0 or settings.steps < 2:
+        return []
+    return list(range(0, settings.steps + 1, -(-settings.steps // (settings.kernels - 1))))
+
+
+def switch_steps(settings: Settings) -> list[int]:
+    """Steps at which a base run is linearised."""
+    return [step for step in settings.switches if step < settings.steps]
 
 
 def validate(settings: Settings) -> None:
@@ -138,7 +183,7 @@ def validate(settings: Settings) -> None:
         raise InputError(f"probes={s.probes} must not be negative; 0 means no prediction.")
     if s.points < 3:
         raise InputError(f"points={s.points}: a line with fewer than 3 points has no inside; give at least 3.")
-    for name, steps in (("t0", s.t0), ("t1", s.t1), ("horizons", s.horizons)):
+    for name, steps in (("t0", s.t0), ("t1", s.t1), ("horizons", s.horizons), ("switches", s.switches)):
         if list(steps) != sorted(set(steps)) or (steps and steps[0] < 0):
             raise InputError(f"{name}={steps} must increase and not be negative.")
     if not s.t0 or not s.t1:
@@ -151,6 +196,10 @@ def validate(settings: Settings) -> None:
         raise InputError(f"t1={s.t1[-1]} lies beyond the end of the run, steps={s.steps}.")
     if s.t1[-1] <= s.t0[0]:
         raise InputError(f"No t1 in {s.t1} comes after the first t0={s.t0[0]}; nothing would be compared.")
+    if s.kernels < 0 or s.kernels in (1, 2):
+        raise InputError(f"kernels={s.kernels}: a cone takes at least 3 kernels; 0 means none.")
+    check_probe(s.probe, s.reductions)
+    check_late(s.late)
     if s.perturbation not in KINDS:
         raise unknown("perturbation", s.perturbation, KINDS)
     if not (np.isfinite(s.epsilon) and s.epsilon > 0):

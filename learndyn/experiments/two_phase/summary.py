@@ -7,7 +7,9 @@ import xarray as xr
 
 from learndyn.compare import Transition, agreement
 from learndyn.dynamics.perturb import Survival
-from learndyn.experiments.two_phase.claims import METRICS, ceiling, rms_growth, transitions
+from learndyn.experiments.cone.claims import cone_transition, turning_transition
+from learndyn.experiments.cone.summary import cone_answer, cone_notes, cone_tables, kernel_numbers
+from learndyn.experiments.two_phase.claims import METRICS, ceiling, consistency, rms_growth, transitions
 from learndyn.report.page import Table, interval, number
 
 
@@ -31,7 +33,8 @@ def lead(results: xr.DataTree) -> list[str]:
         )
     else:
         answer = f"Disagreement of the twins: {function}. Distance of the twins: {distance}."
-    return [run, answer]
+    measured = results["measured"].to_dataset()
+    return [run, answer, *([cone_answer(measured, s["late"])] if "kernel_cosine" in measured else [])]
 
 
 def _when(found: Transition) -> str:
@@ -59,6 +62,9 @@ def notes(results: xr.DataTree) -> list[str]:
     lost = int((measured.log_growth.isel(t1=-1).isnull()).sum())
     if lost and settings["perturbation"] != "noise_swap":
         said.append(f"{lost} twins have no growth at the end: they diverged, or were not perturbed.")
+    if why := measured.attrs.get("switch_why"):
+        said.append(f"No linearised run: {why}")
+    said += cone_notes(measured) if "kernel_cosine" in measured else []
     return said
 
 
@@ -102,7 +108,31 @@ def tables(results: xr.DataTree) -> list[Table]:
         "At the last step, in evaluation mode. Rounding floor: distance after one step of twins that differ by one "
         "ulp, mean over t0."
     )
-    return [transition_table, *_agreement(results), Table("Base runs", header, standing, caption)]
+    bases = Table("Base runs", header, standing, caption)
+    if "kernel_cosine" not in measured:
+        return [transition_table, *_agreement(results), bases]
+    late = json.loads(results.attrs["settings"])["late"]
+    cones = [_side_by_side(results, measured, late), kernel_numbers(measured, late), *cone_tables(measured, late)]
+    return [transition_table, *_agreement(results), *cones, bases]
+
+
+def _side_by_side(results: xr.DataTree, measured: xr.Dataset, late: float) -> Table:
+    """Do chaos and cone end at the same time? The paper says so; here it is measured."""
+    entry, turning = cone_transition(measured, late), turning_transition(measured)
+    rows: list[tuple[str, ...]] = []
+    for name, found in transitions(results).items():
+        scores = (number(consistency(found, cone)) for cone in (entry, turning))
+        rows.append(
+            (METRICS[name][1], _when(found), *(x for pair in zip(map(_when, (entry, turning)), scores) for x in pair))
+        )
+    header = ("metric of the chaos", "chaos t*", "entry into the cone", "score", "end of fast turning", "score")
+    caption = (
+        "Transition of the twins over t0 beside the steps at which the kernel enters its late cone (distance from the "
+        "late mean direction) and stops turning fast (distance of neighbours, which a falling learning rate stills in "
+        "any case). Score: |ln of the ratio| over the half-widths of both intervals, added in squares; up to 1 the two "
+        "may be one, as the paper asserts."
+    )
+    return Table("Chaos and cone side by side", header, rows, caption)
 
 
 def _agreement(results: xr.DataTree) -> list[Table]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -35,6 +35,7 @@ class Kernel:
         why: Why the latter, by parameter.
         residual: ‖K v − J Jᵀ v‖ / ‖J Jᵀ v‖ for one random v, found by the certificate; nan where there is none.
         layers: The share of each weight with its bias, by name of the module; empty unless asked for.
+        outputs: The number c.
     """
 
     matrix: Tensor
@@ -43,6 +44,27 @@ class Kernel:
     why: dict[str, str] = field(default_factory=dict)
     residual: float = math.nan
     layers: dict[str, Tensor] = field(default_factory=dict)
+    outputs: int = 1
+
+    def reduced(self, reduction: str) -> Kernel:
+        """The same kernel in another reduction: all three follow from "full" without another pass.
+
+        Raises:
+            InputError: If this one has lost what the other needs.
+        """
+        if reduction == self.reduction:
+            return self
+        if reduction not in REDUCTIONS:
+            raise unknown("reduction", reduction, REDUCTIONS)
+        if self.reduction != "full":
+            raise InputError(f"{reduction!r} does not follow from {self.reduction!r}; compute the full kernel.")
+        layers = {name: _reduce(share, self.outputs, reduction) for name, share in self.layers.items()}
+        return replace(self, matrix=_reduce(self.matrix, self.outputs, reduction), reduction=reduction, layers=layers)
+
+
+def _reduce(full: Tensor, c: int, reduction: str) -> Tensor:
+    blocks = full.unflatten(0, (-1, c)).unflatten(2, (-1, c))
+    return (blocks.diagonal(dim1=1, dim2=3).sum(-1) if reduction == "trace" else blocks.sum((1, 3))) / c
 
 
 def call(model: Callable[..., Tensor], inputs: Tensor) -> Tensor:
@@ -226,9 +248,8 @@ class _Work:
         residual = math.nan
         if certificate:
             residual = self._certificate(total, coupled)
-        return Kernel(
-            total, self.reduction, {n: self.ways.get(n, "unused") for n in self.names}, self.why, residual, shares
-        )
+        ways = {n: self.ways.get(n, "unused") for n in self.names}
+        return Kernel(total, self.reduction, ways, self.why, residual, shares, self.outputs)
 
     def _block(self, plan: taps.Plan, rest: list[str], memory: float | None, taken: int) -> int:
         """Samples whose inputs and slopes are held at a time."""
