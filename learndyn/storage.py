@@ -189,17 +189,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors, numbers and strings, and nothing in it is run; save the state_dict "
             "alone, by torch.save(model.state_dict(), ...)."
         ) from error
-    except (OSError, safetensors.SafetensorError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # torch.load raises whatever it trips over in a file that is none of its own
         reason = str(error).partition("\n")[0].rstrip(".")
         raise InputError(f"The weights in {path} cannot be read: {reason or type(error).__name__}.") from error
-    for name in WRAPPED:
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
     content = content if isinstance(content, dict) else {}
-    weights = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    for _ in WRAPPED:  # one may lie in another
+        content = next((content[name] for name in WRAPPED if isinstance(content.get(name), dict)), content)
+    weights = {name: value for name, value in content.items() if isinstance(value, Tensor) and isinstance(name, str)}
     if not weights:
         raise InputError(f"{path} holds no weights by name; save model.state_dict().")
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    return weights
+    prefix = wrapping(weights)
+    return {name.removeprefix(prefix): value for name, value in weights.items()}
+
+
+def wrapping(names: Collection[str]) -> str:
+    """What `DataParallel` and `torch.compile`, one around the other, have put before all names.
+
+    >>> wrapping(["_orig_mod.module.0.weight", "_orig_mod.module.0.bias"])
+    '_orig_mod.module.'
+    """
+    found = ""
+    while more := next((p for p in PREFIXES if names and all(name.startswith(found + p) for name in names)), ""):
+        found += more
+    return found

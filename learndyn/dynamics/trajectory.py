@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from learndyn.dynamics.state import State, fork
 from learndyn.errors import InputError
-from learndyn.storage import load_tree, read_weights, save_tree
+from learndyn.storage import load_tree, read_weights, save_tree, wrapping
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+BESIDE = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")  # what trainers put beside the weights
 
 
 def pack(state: State) -> dict[str, Any]:
@@ -111,7 +112,10 @@ def load_weights(model: nn.Module, path: Path) -> None:
         InputError: If the file cannot be read, is from another model, or holds numbers that are not finite.
     """
     stored = read_weights(path)
-    must_fit(model.state_dict(), stored, str(path))
+    own = model.state_dict()
+    prefix = wrapping(own)  # the model may be wrapped itself, or have a module of that name
+    stored = {prefix + name: tensor for name, tensor in stored.items()}
+    must_fit(own, stored, str(path))
     for name, tensor in stored.items():
         if not tensor.isfinite().all():
             raise InputError(f"{path} holds values that are not finite in {name!r}; take an earlier checkpoint.")
@@ -138,12 +142,13 @@ class Checkpoints:
         """The files by step, increasing.
 
         Raises:
-            InputError: If a name holds no number, or two hold the same.
+            InputError: If two names hold the same number. Files without one are no checkpoints.
         """
         found: dict[int, Path] = {}
         for path in sorted(p for p in (*self.folder.glob("*"), *self.folder.glob("*/*")) if p.suffix in SUFFIXES):
-            numbers = re.findall(r"\d+", path.stem) or re.findall(r"\d+", path.parent.name)
-            if not numbers or path.name.startswith("."):
+            where = path.parent.name if path.parent != self.folder else ""
+            numbers = re.findall(r"\d+", path.stem) or re.findall(r"\d+", where)
+            if not numbers or path.name.startswith((".", *BESIDE)):
                 continue
             if int(numbers[-1]) in found:
                 raise InputError(

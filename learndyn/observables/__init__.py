@@ -8,7 +8,15 @@ from learndyn.observables.barrier import barrier, error_barrier, loss_barrier, p
 from learndyn.observables.distance import dissimilarity, distance, log_growth, relative_distance
 from learndyn.observables.evaluate import Evaluation, decisions, error, evaluate, loss
 from learndyn.observables.function import disagreement, function_distance
-from learndyn.observables.ntk import Kernel, kernel
+from learndyn.observables.ntk import (
+    Kernel,
+    Sketch,
+    gradient_gram,
+    kernel,
+    kernel_product,
+    kernel_sketch,
+    kernel_spectrum,
+)
 from learndyn.observables.phase import Phase, phase
 from learndyn.observables.series import KernelSeries, alignment, kernel_distance, kernel_series
 from learndyn.observables.spectrum import Spectrum, gauss_newton_spectrum, hessian_spectrum, lanczos
@@ -34,6 +42,7 @@ __all__ = [
     "Kernel",
     "KernelSeries",
     "Phase",
+    "Sketch",
     "Spectrum",
     "alignment",
     "barrier",
@@ -46,10 +55,14 @@ __all__ = [
     "evaluate",
     "function_distance",
     "gauss_newton_spectrum",
+    "gradient_gram",
     "hessian_spectrum",
     "kernel",
     "kernel_distance",
+    "kernel_product",
     "kernel_series",
+    "kernel_sketch",
+    "kernel_spectrum",
     "lanczos",
     "log_growth",
     "loss",

@@ -52,7 +52,10 @@ def alignment(matrix: Tensor, targets: Tensor, centred: bool = True) -> Float[Te
     """
     y = targets.cpu()
     if not y.is_floating_point():
-        y = torch.nn.functional.one_hot(y.flatten(), len(matrix) // len(y) if len(matrix) > len(y) else -1)
+        classes = len(matrix) // len(y) if len(matrix) > len(y) else int(y.max()) + 1
+        if int(y.min()) < 0 or int(y.max()) >= classes:
+            raise InputError(f"Classes {int(y.min())} to {int(y.max())} do not fit a kernel of {classes} outputs.")
+        y = torch.nn.functional.one_hot(y.long().flatten(), classes)
     y, h = y.double().reshape(len(targets), -1), matrix.cpu().double()
     n, c = y.shape
     if len(h) not in (n, n * c):
@@ -127,12 +130,17 @@ class KernelSeries:
     @property
     def inputs(self) -> int:
         """Size n of the probe set."""
-        return load_tree(self.path(self.steps[0]), ("inputs",))["inputs"]
+        return self._first("inputs")
 
     @property
     def layers(self) -> list[str]:
         """Names of the layers whose shares are there too."""
-        return [name for name in load_tree(self.path(self.steps[0]), ("kernels",))["kernels"] if name]
+        return [name for name in self._first("kernels") if name]
+
+    def _first(self, name: str) -> Any:
+        if not self.steps:
+            raise InputError(f"{self.folder} holds no kernels.")
+        return load_tree(self.path(self.steps[0]), (name,))[name]
 
     def gram(
         self, layer: str = "", without: Tensor | None = None, memory: float = MEMORY
@@ -232,18 +240,21 @@ def kernel_series(
     series = {name: KernelSeries(folder / name) for name in reductions}
     told = {name: value for name, value in options.items() if name not in ("memory", "certificate", "function")}
     wanted = {"inputs": _digest(inputs), "reductions": list(reductions)}
-    wanted |= {name: str(value) for name, value in sorted(told.items())}
+    wanted |= {name: getattr(value, "__qualname__", str(value)) for name, value in sorted(told.items())}
     note = folder / "series.json"
-    if note.exists() and (kept := read_json(note)) != wanted:
+    begun = note.exists() and any(folder.glob("*/*.safetensors"))
+    if begun and (kept := read_json(note)) != wanted:
         odd = next(name for name in {**kept, **wanted} if kept.get(name) != wanted.get(name))
         raise InputError(f"{folder} holds kernels with other {odd}; choose another folder, or delete it.")
-    if not note.exists():
-        write_json(note, wanted)
     for step in steps:
         lacking = [name for name, one in series.items() if not one.path(step).exists()]
         if lacking:
             try:
-                for found in _reductions(models(step), inputs, reductions, options):
+                made = _reductions(models(step), inputs, reductions, lacking, options)
+                if not begun:
+                    write_json(note, wanted)
+                    begun = True
+                for found in made:
                     series[found.reduction].add(step, found, targets)
             except InputError as error:
                 raise InputError(f"Step {step}: {error}") from error
@@ -252,12 +263,14 @@ def kernel_series(
     return series
 
 
-def _reductions(model: nn.Module, inputs: Tensor, reductions: Sequence[str], options: dict[str, Any]) -> list[Kernel]:
+def _reductions(
+    model: nn.Module, inputs: Tensor, reductions: Sequence[str], lacking: Sequence[str], options: dict[str, Any]
+) -> list[Kernel]:
     if "full" not in reductions:
-        return [kernel(model, inputs, reduction=name, **options) for name in reductions]
+        return [kernel(model, inputs, reduction=name, **options) for name in lacking]
     full = kernel(model, inputs, reduction="full", **options)
-    found = [full.reduced(name) for name in reductions]
-    return [replace(k, layers={}) if k.reduction == "full" and len(found) > 1 else k for k in found]
+    found = [full.reduced(name) for name in lacking]
+    return [replace(k, layers={}) if k.reduction == "full" and len(set(reductions)) > 1 else k for k in found]
 
 
 def _digest(inputs: Tensor) -> str:

@@ -48,11 +48,9 @@ def lanczos(
     tolerance: float = 1e-5,
     basis: int | None = None,
     most: int = 1000,
+    multiple: bool = False,
 ) -> Spectrum:
     """The `count` eigenpairs at an end of a symmetric matrix of which only products with vectors are known.
-
-    A value that occurs several times may be reported fewer times than it occurs, as in all methods that begin with one
-    vector.
 
     Args:
         product: A·v for a vector `(P,)`.
@@ -62,6 +60,8 @@ def lanczos(
         tolerance: Residuals to reach, relative to the largest |λ|.
         basis: Vectors kept before a restart: 2·count + 20 by default, more memory and fewer products with more.
         most: Products after which to stop; the residuals tell how far it came.
+        multiple: Look again across what was found until nothing larger is there. One vector meets a value that occurs
+            several times only once; this finds it as often as it occurs, for about twice the products.
 
     Raises:
         InputError: If `count` is not positive, or a product is not finite.
@@ -70,11 +70,41 @@ def lanczos(
         raise unknown("end of the spectrum", end, ENDS)
     if count < 1:
         raise InputError(f"count={count} eigenpairs were asked for; give at least 1.")
+    count, empty = min(count, len(start)), start.new_zeros(0, len(start))
+    found = _from_one_vector(product, start, count, end, tolerance, basis, most, empty)
+    while multiple and len(found.values) < len(start) and found.products < most:
+        draw = generator(found.products, "look again").standard_normal(len(start))
+        begin = torch.from_numpy(draw).to(start)
+        left = most - found.products
+        more = _from_one_vector(product, begin, 1, end, tolerance, basis, left, found.vectors)
+        values, vectors = torch.cat([found.values, more.values]), torch.cat([found.vectors, more.vectors])
+        key = -values if end == "smallest" else values.abs() if end == "magnitude" else values
+        news = float(key[-1]) > float(key[:-1].min()) + tolerance * float(values.abs().max())
+        order = _order(values, end)[:count]
+        residuals = torch.cat([found.residuals, more.residuals])[order]
+        found = Spectrum(values[order], residuals, vectors[order], found.products + more.products)
+        if not news:
+            break
+    return found
+
+
+def _from_one_vector(
+    product: Product,
+    start: Tensor,
+    count: int,
+    end: str,
+    tolerance: float,
+    basis: int | None,
+    most: int,
+    across: Tensor,
+) -> Spectrum:
+    """Eigenpairs orthogonal to those known already, `across` `(j, P)`."""
     size, device = len(start), start.device
-    count = min(count, size)
-    width = min(size, max(basis or 2 * count + 20, count + 2))
+    room = size - len(across)
+    width = min(room, max(basis or 2 * count + 20, count + 2))
     vectors = start.new_zeros(width + 1, size)
     matrix = torch.zeros(width + 1, width + 1, dtype=torch.float64, device=device)
+    start = start - (across @ start) @ across
     vectors[0] = start / start.norm()
     filled, done, seen = 0, 0, None
     while True:
@@ -85,6 +115,7 @@ def lanczos(
                 f"Product {done} of the matrix with a vector is not finite; the network or its loss is not."
             )
         for _ in range(2):  # once leaves rounding errors that grow
+            after = after - (across @ after) @ across
             overlap = (
                 vectors[: filled + 1].double() @ after.double()
                 if size < 10**6
@@ -106,7 +137,7 @@ def lanczos(
             )
         else:
             complete = not ended and seen is None and bool((residuals <= tolerance * values.abs().max()).all())
-        if done >= most or filled == size or (len(chosen) == count and complete):
+        if done >= most or filled == room or (len(chosen) == count and complete):
             found = parts[:, chosen].T.to(vectors.dtype) @ vectors[:filled]
             return Spectrum(
                 values[chosen].cpu(), residuals.double().cpu(), found / found.norm(dim=1, keepdim=True), done
@@ -121,6 +152,7 @@ def lanczos(
             seen = values[chosen]
             after = torch.from_numpy(generator(done, "lanczos").standard_normal(size)).to(vectors)
             for _ in range(2):
+                after = after - (across @ after) @ across
                 after = after - (vectors[:filled] @ after) @ vectors[:filled]
             left = float(after.norm())
         vectors[filled] = after / left

@@ -71,7 +71,9 @@ def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> 
             for step in checkpoints.steps:
                 add_kernel(checkpoints[step], step, probe, folder / "kernels" / part, settings.reductions)
                 progress("kernels", 1)
-        except (RuntimeError, TypeError) as error:  # a stranger's model on a stranger's task
+        except InputError:
+            raise
+        except Exception as error:  # a stranger's model on a stranger's task
             raise InputError(
                 f"The model {settings.model} does not take the inputs of the task {settings.task}: "
                 f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}."
@@ -121,4 +123,4 @@ def notes(results: xr.DataTree) -> list[str]:
 def tables(results: xr.DataTree) -> list[Table]:
     """The cone in numbers."""
     found, late = _measured(results)
-    return [kernel_numbers(found, late), *cone_tables(found, late)]
+    return cone_tables(found, late) and [kernel_numbers(found, late), *cone_tables(found, late)]

@@ -18,6 +18,7 @@ TURNING = 1e-3  # mean distance of neighbours that counts as moving: an angle of
 FLAT = (
     4 / 3
 )  # of S(t, τ) in the last third of the window over the second; free diffusion gives 5/3, straight motion 25/9
+ROUNDING = 1e-16  # what it leaves of a distance that is 0, such as those of a linear model's kernels
 NARROW = 0.5  # of the half-angle over the angle from the start
 CONFINED = 0.5  # of the exponent β; 1 is free diffusion
 
@@ -54,7 +55,8 @@ class Series:
 
     def ratio(self) -> float:
         """Half-angle over the angle from the start."""
-        return self.half_angle() / self.angle_from_start()
+        start = self.angle_from_start()
+        return self.half_angle() / start if start > 0 else math.nan
 
     def exponent(self) -> float:
         """β of the late window; nan where the kernels are not evenly spaced."""
@@ -83,7 +85,7 @@ def estimate(found: xr.Dataset, late: float, statistic: Callable[[Series], float
     A ratio, or another number that cannot be negative, is averaged by its logarithm.
     """
     values = np.array([statistic(run) for run in runs(found, late)])
-    values = np.log(values) if ratio else values
+    values = np.log(np.maximum(values, ROUNDING)) if ratio else values
     if len(values) > 1:
         made = mean_interval(values, LEVEL)
     else:
@@ -92,7 +94,7 @@ def estimate(found: xr.Dataset, late: float, statistic: Callable[[Series], float
         if len(without) < 2:
             made = Estimate(values[0], math.nan, math.nan, "one run, too few inputs")
         else:
-            half = half_width(np.log(without) if ratio else without, LEVEL)
+            half = half_width(np.log(np.maximum(without, ROUNDING)) if ratio else without, LEVEL)
             method = f"{100 * LEVEL:g} % jackknife over {len(without)} groups of probe inputs"
             made = Estimate(values[0], values[0] - half, values[0] + half, method)
     if not ratio:

@@ -66,6 +66,8 @@ def validate(settings: Settings) -> None:
     check_probe(s.probe, s.reductions)
     check_late(s.late)
     check_device(s.device)
+    if len({Path(folder).resolve() for folder in s.checkpoints}) < len(s.checkpoints):
+        raise InputError("A folder of checkpoints is given twice; every run counts once.")
     for folder in s.checkpoints:
         if not Path(folder).is_dir():
             raise InputError(f"There is no folder {folder}.")

@@ -123,16 +123,19 @@ def cheapest(sites: Sequence[Site], samples: int, rows: int) -> str:
         if site.kind == "index"
         else pixels**2 * inner / 50 + places**2 * (math.prod(site.window.kernel) if site.window else 1) / 2
     )
-    calls = 3e4 / max(samples, 1)
+    samples = max(samples, 1)
+    calls = 3e4 / samples
+    size = max(1, TILE // rows)  # of the loop over pairs of positions, by tiles of samples, each round some 25 µs
+    rounds = places**2 * -(-samples // size) * -(-samples // (4 * size))
     times = {
         "inputs": calls
         + meeting
         + places**2 * rows * wide / (45 * min(1, (places + 8) / 72))
         + rows**2 * wide * places / 30,
-        "outputs": meeting + places**2 * (rows**2 * wide / 50 + rows**2 / 2),
+        "outputs": meeting + places**2 * (rows**2 * wide / 50 + rows**2 / 2) + 2.5e4 * rounds / samples**2,
     }
     if site.kind != "index":
-        times["jacobian"] = rows**2 * wide * columns / 50 + 2 * rows * wide * columns * places / 50 / max(samples, 1)
+        times["jacobian"] = rows**2 * wide * columns / 50 + 2 * rows * wide * columns * places / 50 / samples
     return min(times, key=times.__getitem__)
 
 

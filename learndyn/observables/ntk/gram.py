@@ -115,7 +115,7 @@ def kernel(
         raise unknown("batch-norm mode", batch_norm, ("eval", "train"))
     if len(inputs) == 0 or (others is not None and len(others) == 0):
         raise InputError("A kernel of no inputs is empty; give at least one.")
-    names = _names(model, parameters)
+    names = chosen_names(model, parameters)
     if batch_norm == "train":
         mode = copy.deepcopy(model)  # batch statistics move running ones
     else:
@@ -130,7 +130,12 @@ def kernel(
         )
 
 
-def _names(model: nn.Module, parameters: Sequence[str] | Callable[[str], bool] | None) -> list[str]:
+def chosen_names(model: nn.Module, parameters: Sequence[str] | Callable[[str], bool] | None) -> list[str]:
+    """Names of the parameters that count.
+
+    Raises:
+        InputError: If there is none, one is unknown, or one holds values that are not finite.
+    """
     own = dict(model.named_parameters())
     if parameters is None:
         names = [name for name, p in own.items() if p.requires_grad]
