@@ -30,7 +30,7 @@ learndyn: a laboratory for the learning dynamics of neural networks
   learndyn run EXPERIMENT [options]    run it, or finish it, or find it finished; report at the end
   learndyn run EXPERIMENT --help       all its options
   learndyn report RUN_FOLDER ...       draw the report again
-  learndyn phase-check FACTORY         is your own run chaotic, from where on is merging safe? (FACTORY --help: options)
+  learndyn phase-check FACTORY         is your own run chaotic, from where on is merging safe? (--help)
   learndyn --version
 
 Try: learndyn run two-phase
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if not words or words[0] in ("-h", "--help", "help") or words[1:] in (["-h"], ["--help"]):
+        asked = words[1:] in (["-h"], ["--help"]) and words[0] != "phase-check"  # which has options of its own
+        if not words or words[0] in ("-h", "--help", "help") or asked:
             print(USAGE, end="")
             return 0
         if words[0] == "--version":
@@ -414,7 +415,7 @@ def _phase_options(words: list[str]) -> argparse.Namespace:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> typing.NoReturn:
-        raise InputError(f"{message[:1].upper()}{message[1:].rstrip('.')}; see {self.prog} FACTORY --help.")
+        raise InputError(f"{message[:1].upper()}{message[1:].rstrip('.')}; see {self.prog} --help.")
 
 
 def _live_run(text: str) -> Any:

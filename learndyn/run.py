@@ -1,6 +1,7 @@
 """Run an experiment in a run directory: part by part, in as many processes as there are cores, from where it was."""
 
 import contextlib
+import hashlib
 import multiprocessing
 import os
 import queue
@@ -174,9 +175,18 @@ def _work(name: str, part: str, settings: Any, folder: Path) -> None:
 
 
 def with_sources(settings: Any) -> Any:
-    """The settings with the digests of the files that its factories come from."""
+    """The settings with the digests of the files that they point to: of factories, and of checkpoints their sizes and
+    times of change, so that a folder to which some were added is another run.
+    """
     if not hasattr(settings, "sources"):
         return settings
     named = [getattr(settings, field, None) for field in ("task", "model", "optimizer", "schedule")]
     digests = tuple(sorted({source(text) for text in named if isinstance(text, str)} - {""}))
+    digests += tuple(map(_contents, getattr(settings, "checkpoints", ())))
     return replace(settings, sources=digests)
+
+
+def _contents(folder: str) -> str:
+    files = [(str(path), path.stat()) for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    told = [(name, found.st_size, found.st_mtime_ns) for name, found in files]
+    return hashlib.blake2b(repr(told).encode(), digest_size=8).hexdigest()

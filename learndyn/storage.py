@@ -181,7 +181,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, "pt") as file:
                 ours = (file.metadata() or {}).get("format") == FORMAT
-            content = load_tree(path) if ours else safetensors.torch.load_file(path)
+            content: Any = load_tree(path) if ours else safetensors.torch.load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

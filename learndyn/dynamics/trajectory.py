@@ -27,11 +27,11 @@ def pack(state: State) -> dict[str, Any]:
     }
 
 
-def must_fit(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], origin: str) -> None:
+def must_fit(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], origin: str, precisely: bool = False) -> None:
     """Refuse weights of another model.
 
     Raises:
-        InputError: If names or shapes differ.
+        InputError: If names or shapes differ, or, if asked to be precise, precisions.
     """
     if own.keys() != stored.keys():
         odd = sorted(own.keys() ^ stored.keys())[0]
@@ -39,8 +39,8 @@ def must_fit(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], origin: st
             f"{origin} is from another model: {odd!r} is in only one of the two; give the model it was made with."
         )
     for name, tensor in own.items():
-        if tensor.shape != stored[name].shape:
-            there, here = (tuple(t.shape) for t in (stored[name], tensor))
+        if tensor.shape != stored[name].shape or (precisely and tensor.dtype != stored[name].dtype):
+            there, here = (f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in (stored[name], tensor))
             raise InputError(f"{origin} is from another model: {name!r} is {there} there and {here} here.")
 
 
@@ -52,11 +52,7 @@ def unpack(tree: dict[str, Any], template: State, origin: str = "The stored stat
     """
     twin = fork(template)
     own, stored = twin.model.state_dict(), tree["model"]
-    must_fit(own, stored, origin)
-    for name, tensor in own.items():
-        if tensor.dtype != stored[name].dtype:
-            there, here = (str(t.dtype)[6:] for t in (stored[name], tensor))
-            raise InputError(f"{origin} is from another model: {name!r} is {there} there and {here} here.")
+    must_fit(own, stored, origin, precisely=True)
     twin.model.load_state_dict(stored)
     groups, own_groups = tree["optimizer"]["param_groups"], twin.optimizer.param_groups
     if [len(g["params"]) for g in groups] != [len(g["params"]) for g in own_groups]:
@@ -106,15 +102,17 @@ class Trajectory:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill a model with weights that somebody has saved, in the precision of the model.
+    """Fill a model with weights that somebody has saved, in the precision of the model; tied ones may be there once.
 
     Raises:
         InputError: If the file cannot be read, is from another model, or holds numbers that are not finite.
     """
     stored = read_weights(path)
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)  # the tensors themselves: tied ones are one
     prefix = wrapping(own)  # the model may be wrapped itself, or have a module of that name
     stored = {prefix + name: tensor for name, tensor in stored.items()}
+    tied = {id(p): stored[name] for name, p in own.items() if name in stored}
+    stored |= {name: tied[id(p)] for name, p in own.items() if name not in stored and id(p) in tied}
     must_fit(own, stored, str(path))
     for name, tensor in stored.items():
         if not tensor.isfinite().all():

@@ -118,10 +118,10 @@ class Phase:
             return "From where on branches can be averaged or merged depends on the end of the schedule; give it."
         first, last = self.safe_between or (self.safe_from, self.safe_from)
         if last <= self.step:
-            return "Averaging or merging branches is safe from now on if curvature stays."
+            return "Averaging or merging branches is safe from now on (nothing more than doubles), if curvature stays."
         return (
-            f"Averaging or merging branches is safe from about step {self.safe_from} ({first} to {last}) "
-            "if curvature stays."
+            f"Averaging or merging branches is safe from about step {self.safe_from} ({first} to {last}), where "
+            "nothing more than doubles, if curvature stays."
         )
 
 

@@ -91,7 +91,9 @@ def test_gram_without_some_inputs_is_that_of_submatrices(tmp_path_factory, dropp
     matrices = psd(4, N * c)
     series = stored(tmp_path_factory.mktemp("series"), matrices, reduction, C)
     assert series.inputs == N
-    without = torch.tensor([i in dropped for i in range(N)]) if mask else torch.tensor(sorted(dropped), dtype=torch.long)
+    without = (
+        torch.tensor([i in dropped for i in range(N)]) if mask else torch.tensor(sorted(dropped), dtype=torch.long)
+    )
     rows = torch.tensor([i * c + k for i in range(N) if i not in dropped for k in range(c)])
     truth = brute(matrices[:, rows][:, :, rows])
     for memory in (1, 1e9):
@@ -340,7 +342,11 @@ def test_distance_is_one_minus_the_cosine_of_directions(seed, scale, small):
 
 def test_what_has_no_distance_is_refused():
     one = torch.eye(3)
-    for other, told in ((0 * one, "norm 0, hence"), (math.nan * one, "norm nan"), (math.inf * one, "norm inf|norm nan")):
+    for other, told in (
+        (0 * one, "norm 0, hence"),
+        (math.nan * one, "norm nan"),
+        (math.inf * one, "norm inf|norm nan"),
+    ):
         with pytest.raises(InputError, match=f"A kernel has the {told}"):
             kernel_distance(one, other)
     with pytest.raises(InputError, match=r"shapes \(3, 3\) and \(2, 2\) have no distance"):
@@ -367,7 +373,7 @@ def test_centring_takes_means_over_samples_only():
     y = middle @ numbers.flatten()
     truth = y @ h @ y / ((middle @ h @ middle).norm() * y.square().sum())
     assert float(alignment(h, numbers)) == pytest.approx(float(truth), rel=1e-12)
-    assert abs(float(alignment(torch.ones(6, 6) + 1e-9 * torch.eye(6), numbers))) <= 1
+    assert abs(float(alignment(torch.ones(6, 6) + 1e-9 * psd(1, 6)[0], numbers))) <= 1
     shifted = alignment(numbers @ numbers.T, numbers + 5)
     assert float(shifted) == pytest.approx(float(alignment(numbers @ numbers.T, numbers)), rel=1e-9)
 

@@ -120,7 +120,7 @@ def _structure(ax: Axes, found: xr.Dataset, late: float) -> None:
 def _embedding(ax: Axes, found: xr.Dataset) -> None:
     run = runs(found, 0.5)[0]
     angle, azimuth = cone.polar(run.gram)
-    x, y = (np.degrees(angle) * f(azimuth) for f in (torch.cos, torch.sin))
+    x, y = (angle.rad2deg() * f(azimuth) for f in (torch.cos, torch.sin))
     colours = Normalize(float(run.steps[0]), float(run.steps[-1]))
     ax.plot(x, y, color="grey", linewidth=0.6, zorder=1)
     ax.scatter(x, y, c=run.steps, cmap=SEQUENTIAL, norm=colours, s=22, zorder=2)

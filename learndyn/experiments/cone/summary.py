@@ -27,7 +27,7 @@ def cone_answer(found: xr.Dataset, late: float) -> str:
         estimate(found, late, statistic).value
         for statistic in (Series.half_angle, Series.angle_from_start, Series.exponent)
     )
-    motion = "nothing is known of its motion, since the kernels are not evenly spaced"
+    motion = "its motion there cannot be told, since the kernels are not evenly spaced or stand still"
     if not math.isnan(beta):
         motion = f"its motion there is {_motion(beta)} (β = {beta:.2f})"
     moved = estimate(found, late, Series.adjacent, ratio=True).value

@@ -112,7 +112,9 @@ def tables(results: xr.DataTree) -> list[Table]:
     if "kernel_cosine" not in measured:
         return [transition_table, *_agreement(results), bases]
     late = json.loads(results.attrs["settings"])["late"]
-    cones = [_side_by_side(results, measured, late), kernel_numbers(measured, late), *cone_tables(measured, late)]
+    cones = cone_tables(measured, late)
+    if cones:
+        cones = [_side_by_side(results, measured, late), kernel_numbers(measured, late), *cones]
     return [transition_table, *_agreement(results), *cones, bases]
 
 

@@ -36,6 +36,17 @@ def tiles(rows: int, columns: int, symmetric: bool, size: int) -> Iterator[tuple
         yield slice(begin, end), slice(0, end if symmetric else columns)
 
 
+def mirror(kernel: Tensor) -> None:
+    """Copy the lower half of a square matrix to the upper one, tile by tile: columns of a large one miss the cache."""
+    for begin in range(0, len(kernel), TILE):
+        rows = slice(begin, min(begin + TILE, len(kernel)))
+        for start in range(0, begin, TILE):
+            columns = slice(start, start + TILE)
+            kernel[columns, rows] = kernel[rows, columns].T
+        diagonal = kernel[rows, rows]
+        diagonal.copy_(diagonal.tril() + diagonal.tril(-1).T)
+
+
 def add_product(kernel: Tensor, first: Tensor, second: Tensor | None) -> None:
     """Add X Yᵀ, or the lower half of X Xᵀ."""
     symmetric, other = second is None, first if second is None else second

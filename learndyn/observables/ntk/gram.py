@@ -247,7 +247,7 @@ class _Work:
         found = [total, *shares.values()]
         for matrix in found:
             if self.others is None:
-                matrix.copy_(matrix.tril() + matrix.tril(-1).T)
+                contract.mirror(matrix)
             if self.reduction == "trace":
                 matrix /= self.outputs
         residual = math.nan
@@ -265,11 +265,7 @@ class _Work:
             * len(self.directions)
         )
         if plan.covered:
-            sites = taps.tap(self.forward, self.model, plan, self.names, self.inputs[:1], self.directions[:1])
-            for site in sites:
-                kept = (site.slopes, site.weight_slopes, site.bias_slopes)
-                one += sum(t.nbytes for t in kept if t is not None) * len(self.directions)
-                one += 0 if site.inputs is None else 2 * site.inputs.nbytes
+            one += plan.slope_bytes * len(self.directions) + 2 * plan.input_bytes
         n, m = len(self.inputs), 0 if self.others is None else len(self.others)
         spare = max(0.0, budget - 2 * contract.SLAB)
         fitting = int(spare // max(one, 1))

@@ -27,6 +27,9 @@ from learndyn.errors import InputError
 
 Forward = Callable[[Tensor], Tensor]
 
+LEAST, MOST = 32, 1024  # samples in one pass: more of a small network, whose passes cost as much as their calls
+PASS = 2**23  # bytes of slopes of one output in a pass that is not called small
+
 CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3, torch.conv1d: 1, torch.conv2d: 2, torch.conv3d: 3}
 
 
@@ -320,12 +323,16 @@ class Plan:
         covered: Parameters whose gradient is fully explained by the sites.
         why: The others, with the reason.
         outputs: Outputs c of the network for one input.
+        input_bytes: What the sites will keep of a sample's inputs.
+        slope_bytes: What they will keep of the slopes of one output of a sample.
     """
 
     sites: list[Site]
     covered: frozenset[str]
     why: dict[str, str]
     outputs: int
+    input_bytes: int = 0
+    slope_bytes: int = 0
 
 
 @contextlib.contextmanager
@@ -454,7 +461,6 @@ def tap(
     names: Sequence[str],
     inputs: Tensor,
     directions: Tensor,
-    chunk: int = 32,
 ) -> list[Site]:
     """Inputs and slopes of every site for all inputs.
 
@@ -465,7 +471,6 @@ def tap(
         names: The parameters that were asked for.
         inputs: `(n, ...)`.
         directions: Combinations of the outputs whose gradients are sent back, `(r, c)`.
-        chunk: Samples in one pass.
 
     Raises:
         InputError: If the network does other things with these inputs than in the trial.
@@ -474,6 +479,7 @@ def tap(
     ids = {id(own[name]): name for name in names}
     sites = [site.template(plan.covered) for site in plan.sites]
     total, rows = len(inputs), len(directions)
+    chunk = min(MOST, max(LEAST, PASS // max(plan.slope_bytes, 1)))
     with frozen(model):
         for begin in range(0, total, chunk):
             where = slice(begin, min(begin + chunk, total))
@@ -553,4 +559,8 @@ def plan(model: nn.Module, forward: Forward, inputs: Tensor, names: Sequence[str
         if any(after[0] < before[1] for before, after in zip(spans, spans[1:])):
             why.setdefault(name, "used in several ways at once")
     covered = frozenset(name for name in names if name not in why)
-    return Plan([site.template(covered) for site in sites], covered, why, outputs.shape[1])
+    kept = [(site.inputs, (site.slopes, site.weight_slopes, site.bias_slopes)) for site in sites]
+    input_bytes = sum(inputs.nbytes for inputs, _ in kept if inputs is not None) // samples
+    slope_bytes = sum(t.nbytes for _, slopes in kept for t in slopes if t is not None) // samples
+    templates = [site.template(covered) for site in sites]
+    return Plan(templates, covered, why, outputs.shape[1], input_bytes, slope_bytes)
