@@ -40,7 +40,8 @@ def must_fit(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], origin: st
         )
     for name, tensor in own.items():
         if tensor.shape != stored[name].shape or (precisely and tensor.dtype != stored[name].dtype):
-            there, here = (f"{tuple(t.shape)} {str(t.dtype)[6:]}" for t in (stored[name], tensor))
+            told = " {}" if precisely else ""
+            there, here = (str(tuple(t.shape)) + told.format(str(t.dtype)[6:]) for t in (stored[name], tensor))
             raise InputError(f"{origin} is from another model: {name!r} is {there} there and {here} here.")
 
 

@@ -251,13 +251,13 @@ def kernel_series(
         if lacking:
             try:
                 made = _reductions(models(step), inputs, reductions, lacking, options)
-                if not begun:
-                    write_json(note, wanted)
-                    begun = True
-                for found in made:
-                    series[found.reduction].add(step, found, targets)
             except InputError as error:
                 raise InputError(f"Step {step}: {error}") from error
+            if not begun:
+                write_json(note, wanted)
+                begun = True
+            for found in made:
+                series[found.reduction].add(step, found, targets)
         if after is not None:
             after(step)
     return series

@@ -57,11 +57,12 @@ def test_the_page_says_everything(record):
     assert len(claims) >= 8
     for claim in claims:
         assert claim.name in text and f'class="verdict {claim.verdict}"' in text
-    for name in ("grids", "transitions", "growth"):
+    names = ("grids", "transitions", "growth", "kernel-distances", "kernel-way", "switching")
+    for name in names:
         assert (record.folder / "figures" / f"{name}.png").exists() and (
             record.folder / "figures" / f"{name}.svg"
         ).exists()
-    assert text.count("<img") == 3
+    assert text.count("<img") == len(names)
     for key in plain(TINY):
         assert f"<dt>{key}</dt>" in text
 

@@ -20,6 +20,9 @@ SMALL = {
     "directions": 1,
     "probes": 1,
     "points": 3,
+    "kernels": 5,
+    "probe": 4,
+    "switches": (0, 20),
     "engine": "loop",
     "jobs": 1,
 }

@@ -175,8 +175,8 @@ WRONG = {
     "mine.py:state --stepz 3": "--stepz",
     "mine.py:state --weights nowhere.pt": "nowhere.pt",
     "mine.py:state --weights text.pt": "text.pt",
-    "mine.py:state --weights shape.pt": "shape.pt Sequential '0.weight' (4, 7) (4, 6)",
-    "mine.py:state --weights lacking.pt": "lacking.pt '2.bias' not in the file",
+    "mine.py:state --weights shape.pt": "shape.pt '0.weight' (4, 7) (4, 6)",
+    "mine.py:state --weights lacking.pt": "lacking.pt '2.bias' only one of the two",
     "mine.py:state --weights more.pt": "more.pt 'more' not in the model",
     "mine.py:state --weights nan.pt": "'2.bias' not finite",
 }

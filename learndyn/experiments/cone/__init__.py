@@ -83,7 +83,8 @@ def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> 
 def gather(settings: Settings, folder: Path) -> xr.DataTree:
     """All kernels as labelled arrays."""
     _, model = build(settings)
-    found = dataset([read_series(folder / "kernels" / part, settings.reductions) for part in parts(settings)])
+    with deterministic("cpu", 1):  # the same bits whoever gathers
+        found = dataset([read_series(folder / "kernels" / part, settings.reductions) for part in parts(settings)])
     tree = xr.DataTree.from_dict({"/measured": note_network(found, model)})
     tree.attrs["settings"] = json.dumps(plain(settings))
     return tree

@@ -23,6 +23,11 @@ NARROW = 0.5  # of the half-angle over the angle from the start
 CONFINED = 0.5  # of the exponent β; 1 is free diffusion
 
 
+def measured_kernels(found: xr.Dataset) -> bool:
+    """Whether there are kernels among the results."""
+    return "kernel_cosine" in found and bool(np.isfinite(found.kernel_cosine).all())
+
+
 class Series:
     """The cosines of one run, with what is read off them; angles in degrees."""
 

@@ -19,7 +19,7 @@ from learndyn.compare import (
     within,
 )
 from learndyn.compare.ordering import ordering
-from learndyn.experiments.cone.claims import cone_claims
+from learndyn.experiments.cone.claims import cone_claims, measured_kernels
 from learndyn.laws import transition_time
 
 LEVEL = 0.9
@@ -129,7 +129,7 @@ def claims(results: xr.DataTree) -> list[Claim]:
     made += _orderings(transitions(results))
     made += _horizons(measured, settings)
     made += _predictions(results)
-    if "kernel_cosine" in measured:
+    if measured_kernels(measured):
         made += cone_claims(measured, settings["late"])
     made += _switches(measured)
     if settings["control"]:

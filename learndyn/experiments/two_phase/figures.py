@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
+from learndyn.experiments.cone.claims import measured_kernels
 from learndyn.experiments.cone.figures import cone_figures
 from learndyn.experiments.two_phase.claims import LEVEL, METRICS, ceiling, curves, floors, rms_growth, transitions
 from learndyn.report.figures import Figure, curve, grid, legend, mark
@@ -25,7 +26,7 @@ def figures(results: xr.DataTree) -> list[Figure]:
 def _cone(results: xr.DataTree) -> list[Figure]:
     """The cone half: the kernels of the base runs, and what their linearisations lose."""
     measured, settings = results["measured"].to_dataset(), json.loads(results.attrs["settings"])
-    made = cone_figures(measured, settings["late"]) if "kernel_cosine" in measured else []
+    made = cone_figures(measured, settings["late"]) if measured_kernels(measured) else []
     if "switch" in measured.dims and bool(measured.switched_error.notnull().any()):
         made.append(_switches(measured, settings["steps"]))
     return made

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from learndyn.dynamics.determinism import deterministic
 from learndyn.errors import InputError
 from learndyn.experiments.cone.kernels import dataset, note_network, read_series
 from learndyn.experiments.two_phase.grid import CONTROL, SPLITS
@@ -122,7 +123,9 @@ def _kernels(s: Settings, folder: Path) -> xr.Dataset:
     if not kernel_steps(s) or not all(runs):
         return found
     model = build_model(s.model, build_task(s.task, 0, s.data_dir), 0)
-    return xr.merge([found, note_network(dataset(runs), model)], combine_attrs="no_conflicts")
+    with deterministic("cpu", 1):  # the same bits whoever gathers
+        kernels = dataset(runs)
+    return xr.merge([found, note_network(kernels, model)], combine_attrs="no_conflicts")
 
 
 def _put_record(table: Table, record: dict[str, Any], seed: int, s: Settings) -> None:

@@ -247,8 +247,6 @@ class _Grid:
             record["base"] = self._standing()
         if step in self.kept:
             self.trajectory.save(base)
-        if self.probe is not None and step in kernel_steps(s):
-            self._kernel(step)
         if step in s.t0:
             floor = rounding_floor(base)
             for direction in range(CONTROL if s.control and step == s.t0[0] else 0, s.directions):
@@ -261,6 +259,8 @@ class _Grid:
                 self.members.append((step, direction))
                 self.sizes[step, direction] = survival.realised if survival else 0.0
                 self.states.append(twin)
+        if self.probe is not None and step in kernel_steps(s):
+            self._kernel(step)
         write_json(self.records / f"{step:06d}.json", record)
         if step < s.steps and (step == 0 or time.monotonic() - self.saved > SNAPSHOT_SECONDS):
             self._save()

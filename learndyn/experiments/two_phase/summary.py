@@ -7,7 +7,7 @@ import xarray as xr
 
 from learndyn.compare import Transition, agreement
 from learndyn.dynamics.perturb import Survival
-from learndyn.experiments.cone.claims import cone_transition, turning_transition
+from learndyn.experiments.cone.claims import cone_transition, measured_kernels, turning_transition
 from learndyn.experiments.cone.summary import cone_answer, cone_notes, cone_tables, kernel_numbers
 from learndyn.experiments.two_phase.claims import METRICS, ceiling, consistency, rms_growth, transitions
 from learndyn.report.page import Table, interval, number
@@ -34,7 +34,7 @@ def lead(results: xr.DataTree) -> list[str]:
     else:
         answer = f"Disagreement of the twins: {function}. Distance of the twins: {distance}."
     measured = results["measured"].to_dataset()
-    return [run, answer, *([cone_answer(measured, s["late"])] if "kernel_cosine" in measured else [])]
+    return [run, answer, *([cone_answer(measured, s["late"])] if measured_kernels(measured) else [])]
 
 
 def _when(found: Transition) -> str:
@@ -64,7 +64,7 @@ def notes(results: xr.DataTree) -> list[str]:
         said.append(f"{lost} twins have no growth at the end: they diverged, or were not perturbed.")
     if why := measured.attrs.get("switch_why"):
         said.append(f"No linearised run: {why}")
-    said += cone_notes(measured) if "kernel_cosine" in measured else []
+    said += cone_notes(measured) if measured_kernels(measured) else []
     return said
 
 
@@ -109,7 +109,7 @@ def tables(results: xr.DataTree) -> list[Table]:
         "ulp, mean over t0."
     )
     bases = Table("Base runs", header, standing, caption)
-    if "kernel_cosine" not in measured:
+    if not measured_kernels(measured):
         return [transition_table, *_agreement(results), bases]
     late = json.loads(results.attrs["settings"])["late"]
     cones = cone_tables(measured, late)
