@@ -65,7 +65,7 @@ class Settings:
     probe: int = 48
     reductions: tuple[str, ...] = ("trace", "full", "sum")
     late: float = 0.5
-    switches: tuple[int, ...] = (0, 300, 800)
+    switches: tuple[int, ...] = (0, 800)
     dtype: Literal["float32", "float64"] = "float64"
     device: str = "cpu"
     engine: Literal["auto", "loop", "vmap"] = "auto"
