@@ -15,9 +15,7 @@ from learndyn.observables import cone
 LEVEL = 0.9
 FEWEST = 4  # kernels in the late window
 TURNING = 1e-3  # mean distance of neighbours that counts as moving: an angle of 2.6 degrees
-FLAT = (
-    4 / 3
-)  # of S(t, τ) in the last third of the window over the second; free diffusion gives 5/3, straight motion 25/9
+FLAT = 4 / 3  # of S(t, τ) in the last third of the window over the second; free diffusion gives 5/3
 ROUNDING = 1e-16  # what it leaves of a distance that is 0, such as those of a linear model's kernels
 NARROW = 0.5  # of the half-angle over the angle from the start
 CONFINED = 0.5  # of the exponent β; 1 is free diffusion

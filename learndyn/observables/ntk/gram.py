@@ -19,7 +19,7 @@ from learndyn.observables.ntk.jacobian import Function
 
 REDUCTIONS = ("full", "trace", "sum")
 CHUNK = 32
-SPOT = 32  # samples, at most, on which a kernel is certified, and of a trace a quarter
+SPOT = 8  # samples, at most, on which a kernel is certified; of a trace, which takes a product an output, half
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 0.1, torch.bfloat16: 0.1}  # of the certificate
 
 
@@ -357,7 +357,7 @@ class _Work:
         draw = torch.Generator().manual_seed(0)
         above, beside = torch.arange(len(self.inputs)), torch.arange(len(columns))
         if not coupled:
-            some = SPOT // 4 if self.reduction == "trace" else SPOT  # a trace takes a product for every output
+            some = SPOT // 2 if self.reduction == "trace" else SPOT
             above, beside = (torch.randperm(len(x), generator=draw)[:some] for x in (above, beside))
         inputs, others = self.inputs[above.to(self.inputs.device)], columns[beside.to(columns.device)]
         weights = torch.randn(len(beside), self.rows, generator=draw, dtype=torch.float64).to(self.like)
