@@ -10,7 +10,9 @@ import json
 import math
 import os
 import pickle
+import re
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +164,30 @@ def load_tree(path: Path, expected: Collection[str] = ()) -> Any:
             f"State file {path} is of another kind, without {lacking[0]!r}; delete it to compute it again."
         )
     return tree
+
+
+@dataclass(frozen=True)
+class ByStep:
+    """A folder with one file a step, `000500.safetensors` and so on.
+
+    Attributes:
+        folder: Where they lie.
+    """
+
+    folder: Path
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps whose files are there, increasing."""
+        names = (re.fullmatch(r"(\d+)\.safetensors", path.name) for path in self.folder.glob("*.safetensors"))
+        return sorted(int(match[1]) for match in names if match)
+
+    def path(self, step: int) -> Path:
+        """The file of a step."""
+        return self.folder / f"{step:06d}.safetensors"
+
+    def __len__(self) -> int:
+        return len(self.steps)
 
 
 WRAPPED = ("state_dict", "model_state_dict", "model", "net", "weights")  # where training scripts put their weights

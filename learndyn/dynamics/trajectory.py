@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from learndyn.dynamics.state import State, fork
 from learndyn.errors import InputError
-from learndyn.storage import load_tree, read_weights, save_tree, wrapping
+from learndyn.storage import ByStep, load_tree, read_weights, save_tree, wrapping
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 BESIDE = ("optimizer", "scheduler", "scaler", "rng_state", "training_args")  # what trainers put beside the weights
@@ -66,7 +66,7 @@ def unpack(tree: dict[str, Any], template: State, origin: str = "The stored stat
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class Trajectory(ByStep):
     """The states stored along a run: `trajectory[500]` is the state after 500 steps, read from disk each time.
 
     Attributes:
@@ -74,18 +74,7 @@ class Trajectory:
         template: A state with the same model, optimizer, task and schedule.
     """
 
-    folder: Path
     template: State
-
-    @property
-    def steps(self) -> list[int]:
-        """Stored steps, increasing."""
-        names = (re.fullmatch(r"(\d+)\.safetensors", path.name) for path in self.folder.glob("*.safetensors"))
-        return sorted(int(match[1]) for match in names if match)
-
-    def path(self, step: int) -> Path:
-        """The file of a step."""
-        return self.folder / f"{step:06d}.safetensors"
 
     def save(self, state: State) -> None:
         """Store a state under its step."""
@@ -97,9 +86,6 @@ class Trajectory:
 
     def __iter__(self) -> Iterator[State]:
         return (self[step] for step in self.steps)
-
-    def __len__(self) -> int:
-        return len(self.steps)
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

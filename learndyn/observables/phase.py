@@ -34,6 +34,7 @@ from learndyn.dynamics.tangent import split
 from learndyn.errors import InputError
 from learndyn.noise import generator, isolated, seed_forward
 from learndyn.observables.ntk import kernel
+from learndyn.observables.series import kernel_distance
 
 INPUTS = 48  # of the kernel
 OUTPUTS = 16  # of the kernel: more are combined at random, which leaves its expectation
@@ -352,12 +353,11 @@ def _turning(before: nn.Module, after: nn.Module, inputs: Tensor) -> tuple[float
 
     try:
         first, second = (kernel(model, inputs, function=few).matrix.double() for model in (before, after))
+        turned = float(kernel_distance(first, second))
     except (InputError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         return math.nan, math.nan, [f"The kernel was left out: {reason}."]
-    sizes = first.norm(), second.norm()
-    turned = 0.5 * (first / sizes[0] - second / sizes[1]).square().sum()  # 1 − cos, which would cancel
-    return float(turned), float(sizes[1] / sizes[0] - 1), []
+    return turned, float(second.norm() / first.norm() - 1), []
 
 
 def _empty_buffers(state: State) -> list[str]:

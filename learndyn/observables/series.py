@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from learndyn.errors import InputError, unknown
 from learndyn.observables.ntk import Kernel, kernel
-from learndyn.storage import load_tree, read_json, save_tree, write_json
+from learndyn.storage import ByStep, load_tree, read_json, save_tree, write_json
 
 MEMORY = 2**28  # bytes of kernels that the Gram matrix of a series holds at a time
 
@@ -71,27 +70,12 @@ def alignment(matrix: Tensor, targets: Tensor, centred: bool = True) -> Float[Te
 
 
 @dataclass(frozen=True)
-class KernelSeries:
+class KernelSeries(ByStep):
     """Symmetric kernels of one network on the same inputs, in one reduction, by step.
 
     Attributes:
         folder: Where they lie, `000500.safetensors` and so on.
     """
-
-    folder: Path
-
-    @property
-    def steps(self) -> list[int]:
-        """Steps whose kernels are there, increasing."""
-        names = (re.fullmatch(r"(\d+)\.safetensors", path.name) for path in self.folder.glob("*.safetensors"))
-        return sorted(int(match[1]) for match in names if match)
-
-    def path(self, step: int) -> Path:
-        """The file of a step."""
-        return self.folder / f"{step:06d}.safetensors"
-
-    def __len__(self) -> int:
-        return len(self.steps)
 
     def add(self, step: int, found: Kernel, targets: Tensor | None = None) -> None:
         """Store a kernel, its layers' shares, and what is asked for of each kernel alone.

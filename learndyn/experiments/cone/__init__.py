@@ -124,4 +124,5 @@ def notes(results: xr.DataTree) -> list[str]:
 def tables(results: xr.DataTree) -> list[Table]:
     """The cone in numbers."""
     found, late = _measured(results)
-    return cone_tables(found, late) and [kernel_numbers(found, late), *cone_tables(found, late)]
+    made = cone_tables(found, late)
+    return made and [kernel_numbers(found, late), *made]

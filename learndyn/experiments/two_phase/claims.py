@@ -87,7 +87,7 @@ def ceiling(measured: xr.Dataset) -> xr.DataArray:
 
 
 def claims(results: xr.DataTree) -> list[Claim]:
-    """The claims of the chaos half of the paper, each with what was measured here."""
+    """The claims of the paper, both halves, each with what was measured here."""
     measured = results["measured"].to_dataset()
     found, settings = curves(results), json.loads(results.attrs["settings"])
     first, last = int(found.t0[0]), int(found.t0[-1])

@@ -1,5 +1,5 @@
-"""Figures of the chaos half: the grids of the paper's Fig. 3, the curves over t0 with prediction, growth at a fixed
-horizon.
+"""Figures of the chaos half (the grids of the paper's Fig. 3, the curves over t0 with prediction, growth at a fixed
+horizon) and of switching; those of the kernels are shared with the cone experiment.
 """
 
 import json
