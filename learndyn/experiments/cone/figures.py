@@ -104,13 +104,13 @@ def _structure(ax: Axes, found: xr.Dataset, late: float) -> None:
             label = f"β = {run.exponent():.2f}" if found.sizes["seed"] <= 6 else None
             ax.loglog(lags, means, marker="o", markersize=3, color=COLOURS[i % len(COLOURS)], label=label)
             if i == 0:
-                for axis in (ax.xaxis, ax.yaxis):
-                    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                    axis.set_major_formatter("{x:g}")
-                    axis.set_minor_formatter(NullFormatter())
                 walks = cone.walk_distances(run.gram, run.steps, run.window)
                 low, high = (torch.quantile(walks, q, dim=0) for q in (0.05, 0.95))
                 ax.fill_between(lags, low, high, color="grey", alpha=0.25, linewidth=0, label="random walks")
+        for axis in (ax.xaxis, ax.yaxis):  # after the last loglog, which sets its own
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
     except InputError as error:
         ax.text(0.5, 0.5, "not evenly spaced" if "evenly" in str(error) else "too few kernels",
                 transform=ax.transAxes, ha="center", color="grey")  # fmt: skip
