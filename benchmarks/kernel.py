@@ -30,6 +30,7 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import kernel_peers
 import numpy as np
@@ -40,6 +41,8 @@ from torch.nn import functional as F
 
 import learndyn
 from learndyn.models import mlp, resnet20, vgg16
+from learndyn.observables import kernel
+from learndyn.observables.ntk import contract, taps
 from learndyn.record import _processor
 
 TORCH = "torch==2.13.0"
@@ -249,6 +252,63 @@ def least_operations(model: nn.Module, sample: Tensor, n: int) -> tuple[float, f
     return passes, contractions
 
 
+def anatomy(net: str, model: nn.Module, inputs: Tensor, rate: float, say: Say) -> None:
+    """Where learndyn's time goes: passes and every kind of layer, with the rate that each of them reaches."""
+    spent: dict[tuple[str, ...], list[float]] = {}
+
+    def timed(owner: Any, name: str, label: Callable[[tuple[Any, ...], Any], tuple[str, ...]]) -> Any:
+        work = getattr(owner, name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            result = work(*args, **kwargs)
+            seconds = time.perf_counter() - began
+            spent.setdefault(label(args, result), []).append(seconds)
+            return result
+
+        return mock.patch.object(owner, name, watched)
+
+    def layer(args: tuple[Any, ...], way: str) -> tuple[str, ...]:
+        site = args[1][0]
+        if site.kind == "scale":
+            return ("scale of a norm", "", "", way)
+        c, outputs, columns, places, _ = contract.shape_of(site)
+        kind = "convolution" if site.window is not None else "linear map" if site.kind == "matrix" else "embedding"
+        return (kind, f"{outputs} x {columns}", f"{places} positions", way)
+
+    n = len(inputs)
+    kernel(model, inputs, reduction="full", certificate=False)  # warm
+    with (
+        timed(taps, "plan", lambda *_: ("trial", "", "", "")),
+        timed(taps, "tap", lambda *_: ("passes", "", "", "")),
+        timed(contract, "add_site", layer),
+        timed(contract, "add_bias", lambda *_: ("biases", "", "", "")),
+        timed(contract, "mirror", lambda *_: ("mirror", "", "", "")),
+    ):
+        began = time.perf_counter()
+        kernel(model, inputs, reduction="full", certificate=False)
+        total = time.perf_counter() - began
+    passes, _ = least_operations(model, inputs[:1], n)
+    say(f"\n{net}, n = {n}: {total:.3g} s; of the bound's rate ({rate / 1e9:.0f} GFLOP/s) each part reaches")
+    for what, seconds in sorted(spent.items(), key=lambda item: -sum(item[1])):
+        kind, size, places, way = what
+        least = passes if kind == "passes" else len(seconds) * _least(size, places, n) if size else 0.0
+        reached = f"{least / rate / sum(seconds):>6.0%}" if least else "     -"
+        say(f"{kind:<18}{size:>12}{places:>16}  {way:<9}{len(seconds):>3} times{sum(seconds):>9.3g} s{reached}")
+
+
+def _least(size: str, places: str, n: int) -> float:
+    """The bound's operations of one layer of a kind, without a convolution's overlapping patches."""
+    (outputs, fan_in), positions, c = map(int, size.split(" x ")), int(places.split()[0]), CLASSES
+    if positions == 1:
+        grams = 2.0 * (fan_in + c * c * outputs)
+    else:
+        inner = 2.0 * positions**2 * (fan_in / 9 if fan_in % 9 == 0 else fan_in)
+        grams = 2.0 * (positions**2 * c * outputs + c * c * positions * outputs) + inner
+    rows = n * 2 * positions * c * outputs * fan_in + n * n * c * c * outputs * fan_in
+    return min(n * n / 2 * grams, rows)
+
+
 # The table ------------------------------------------------------------------------------------------------------------
 
 
@@ -321,10 +381,12 @@ def main() -> None:
     arguments.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     arguments.add_argument("--n", nargs="+", type=int, default=[8, 32, 128])
     arguments.add_argument("--peers", nargs="*", choices=peers, default=peers)
+    arguments.add_argument("--methods", nargs="+", choices=[*INFORMATION, *METHODS], help="only these rows")
     arguments.add_argument("--venv", type=Path, default=cache, help="folder of the peers' environments")
     arguments.add_argument("--limit", type=float, default=300, help="seconds of one measurement with its warm-up")
     arguments.add_argument("--memory", type=float, default=round(0.75 * physical), help="GiB of one measurement")
     arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--anatomy", action="store_true", help="where learndyn's own time goes")
     arguments.add_argument("--tuned", action="store_true", help="learndyn after learndyn.runtime.tune() as well")
     arguments.add_argument("--out", type=Path, help="file to keep the tables in")
     chosen = arguments.parse_args()
@@ -339,6 +401,7 @@ def main() -> None:
 
     methods = [m for m in INFORMATION if m != "learndyn tuned" or chosen.tuned]
     methods += [name for name, method in METHODS.items() if method.peer in chosen.peers]
+    methods = [name for name in methods if name in (chosen.methods or methods)]
     say(
         f"{_processor()}, {os.cpu_count()} cores, {physical:.0f} GiB, {chosen.threads} threads, "
         f"torch {torch.__version__}, Python {platform.python_version()}, learndyn {learndyn.__version__}, "
@@ -356,6 +419,10 @@ def main() -> None:
             bench = Bench(net, Path(folder), pythons, chosen)
             for n in chosen.n:
                 missing += table(bench, methods, n, rate, say)
+                if chosen.anatomy:
+                    with np.load(bench.folder / "input.npz") as file:
+                        inputs = torch.from_numpy(file["inputs"][:n])
+                    anatomy(net, bench.model, inputs, rate, say)
     say("\n".join(["\nnot measured", *(missing or ["nothing"])]))
 
 

@@ -198,9 +198,17 @@ def locked(record: Record) -> Iterator[None]:
             raise InputError(
                 f"Cannot lock {record.folder}: {error.strerror}; choose another place with --runs."
             ) from error
-        for left in record.folder.rglob(".*.tmp"):  # of writes that were killed: whoever writes holds the lock
-            left.unlink(missing_ok=True)
-        yield
+        try:
+            _sweep(record.folder)
+            yield
+        finally:
+            _sweep(record.folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writes left; whoever writes holds the lock, so nobody is writing now."""
+    for left in folder.rglob(".*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 #: What a continued run must share with its beginning, because it decides the bits.

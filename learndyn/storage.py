@@ -45,12 +45,14 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         finally:
             os.close(folder)
     except (OSError, safetensors.SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(
             f"Cannot write {path}: {reason}. Make room or choose another folder, then run the same command again."
         ) from error
+    finally:
+        if temporary.exists():
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -81,7 +81,7 @@ class KernelSeries(ByStep):
         """Store a kernel, its layers' shares, and what is asked for of each kernel alone.
 
         Raises:
-            InputError: If the kernel has no direction, or is not square.
+            InputError: If the kernel has no direction, or is not that of one set of inputs with itself.
         """
         matrix = found.matrix
         if matrix.shape[0] != matrix.shape[1]:
@@ -89,6 +89,10 @@ class KernelSeries(ByStep):
         norm = float(matrix.double().norm())
         if not 0 < norm < math.inf:
             raise InputError(f"The kernel of step {step} has the norm {norm:g}, hence no direction.")
+        if float((matrix - matrix.T).double().norm()) > 1e-4 * norm:
+            raise InputError(
+                f"The kernel of step {step} is not symmetric: a series takes kernels of one set of inputs."
+            )
         tree = {
             "step": step,
             "inputs": len(matrix) // (found.outputs if found.reduction == "full" else 1),

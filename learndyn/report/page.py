@@ -112,8 +112,9 @@ def _shown(value: Any) -> str:
 def _save(figure: Figure, folder: Path) -> str:
     """Write PNG and SVG, close the drawing; returns the PNG for the page, base64."""
     with style():
-        figure.drawing.draw_without_rendering()  # lay out once, not once a file
-        figure.drawing.set_layout_engine("none")
+        figure.drawing.draw_without_rendering()  # lay out once, not twice a file
+        with plt.rc_context({"figure.constrained_layout.use": False}):
+            figure.drawing.set_layout_engine(None)  # "none" would leave a placeholder, for which all is drawn once more
         for ending, metadata in (("png", {"Software": "learndyn"}), ("svg", {"Date": None})):
             draw = partial(figure.drawing.savefig, format=ending, metadata=metadata)
             write_atomically(folder / f"{figure.name}.{ending}", draw)

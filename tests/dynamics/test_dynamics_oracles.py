@@ -13,47 +13,14 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from potentials import Number, Potential, logistic
 
 from learndyn.dynamics import adjoint_norms, fork, lyapunov_exponents, start, tangent_growth, train
 from learndyn.dynamics.tangent import pull, push, record
 from learndyn.errors import InputError
 from learndyn.laws import log_growth
-from learndyn.tasks import Batch
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
-
-
-class Number(nn.Module):
-    """A single weight θ, and no inputs worth the name."""
-
-    def __init__(self, value):
-        super().__init__()
-        self.value = nn.Parameter(torch.tensor([value], dtype=torch.float64))
-
-    def forward(self, inputs):
-        return self.value
-
-
-class Potential:
-    """A loss that is a function of the weight alone, the same at every step."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def batch(self, step):
-        return Batch(torch.zeros(1), torch.zeros(1))
-
-    def loss(self, model, batch):
-        return self.function(model(batch.inputs)).sum()
-
-    def evaluation(self, split):
-        return self.batch(0)
-
-
-def logistic(r, value):
-    task = Potential(lambda x: r * x**3 / 3 + (1 - r) * x**2 / 2)
-    return start(task, Number(value), partial(torch.optim.SGD, lr=1.0))
 
 
 def orbit(state, steps):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from single_thread import one_thread  # noqa: F401  for every test here
 
 from learndyn.__main__ import main
 from learndyn.compare.intervals import half_width
@@ -27,14 +28,6 @@ MODEL, TASK = "mlp(width=8, depth=1)", "digits(batch_size=32)"
 EXAMPLE = Path(__file__).parents[2] / "examples/tiny_transformer.py"
 NAMES = ["kernel-keeps-moving", "reference-flattens", "cone-narrow", "kernel-confined"]
 EVEN, UNEVEN = tuple(range(0, 55, 5)), (0, 1, 3, 10, 25, 30, 37, 41, 49)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def checkpoints(folder, steps=EVEN, seed=0, model=MODEL, task=TASK, lr=0.1):

@@ -249,6 +249,17 @@ def test_settings_travel_with_the_results(small):
     ],
 )
 def test_controls(preset, change, verdict, tmp_path):
-    settings = replace(PRESETS[preset], **change, horizons=(), seeds=1, directions=1, probes=0, points=3, control=False)
+    settings = replace(
+        PRESETS[preset],
+        **change,
+        horizons=(),
+        seeds=1,
+        directions=1,
+        probes=0,
+        points=3,
+        control=False,
+        kernels=0,
+        switches=(),
+    )
     _, results = run("two-phase", settings, tmp_path, jobs=1, progress=silent)
     assert transitions(results)["disagreement"].verdict == verdict

@@ -56,11 +56,11 @@ def test_saturation_of_bound_motion():
 
 def test_the_null_tells_a_cone_from_a_walk():
     caught = cone.random_walks(gram_of(series("bound")), STEPS)
-    free = [cone.random_walks(gram_of(series("walk", seed)), STEPS, seed=seed, count=99) for seed in range(20)]
+    free = [cone.random_walks(gram_of(series("walk", seed)), STEPS, seed=seed, count=99) for seed in range(10)]
     assert caught.p_exponent == caught.p_angle == 1 / 200
     assert float(caught.exponents.mean()) == pytest.approx(1.0, abs=0.1)
-    assert sum(null.p_exponent <= 0.1 for null in free) <= 6  # 2 expected; 7 or more have a probability of 0.2 %
-    assert sum(null.p_angle <= 0.1 for null in free) <= 6
+    assert sum(null.p_exponent <= 0.1 for null in free) <= 4  # 1 expected; 5 or more have a probability of 0.2 %
+    assert sum(null.p_angle <= 0.1 for null in free) <= 4
 
 
 @settings(max_examples=30, deadline=None)

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from potentials import Number, Potential, logistic
 from torch import nn
 
 from learndyn.dynamics import fork, start, train
@@ -14,34 +15,7 @@ from learndyn.errors import InputError
 from learndyn.observables import kernel
 from learndyn.observables.phase import factor, phase
 from learndyn.optimizers.schedules import cosine
-from learndyn.tasks import Batch, place, teacher
-
-
-class Number(nn.Module):
-    """A single weight; no inputs worth the name."""
-
-    def __init__(self, value):
-        super().__init__()
-        self.value = nn.Parameter(torch.tensor([value], dtype=torch.float64))
-
-    def forward(self, inputs):
-        return self.value
-
-
-class Potential:
-    """A loss that is a function of the weight alone; full batches, hence no gradient noise."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def batch(self, step):
-        return Batch(torch.zeros(1), torch.zeros(1))
-
-    def loss(self, model, batch):
-        return self.function(model(batch.inputs)).sum()
-
-    def evaluation(self, split):
-        return self.batch(0)
+from learndyn.tasks import place, teacher
 
 
 class Unknown(torch.optim.SGD):
@@ -52,11 +26,6 @@ def quadratic(h, value=1.0, optimizer=torch.optim.SGD, momentum=0.0, **options):
     """θ → (1 − 0.1 h) θ."""
     task = Potential(lambda x: h * x**2 / 2)
     return start(task, Number(value), partial(optimizer, lr=0.1, momentum=momentum), **options)
-
-
-def logistic(r, value):
-    task = Potential(lambda x: r * x**3 / 3 + (1 - r) * x**2 / 2)
-    return start(task, Number(value), partial(torch.optim.SGD, lr=1.0))
 
 
 def network(dropout=0.3, **options):
@@ -171,8 +140,8 @@ def test_the_kernel():
 def test_a_kernel_of_many_outputs_and_none():
     state = network()
     draw = torch.Generator().manual_seed(0)
-    state.model[4].weight.data = torch.randn(300, 8, generator=draw, dtype=torch.float64) / 3
-    state.model[4].bias.data = torch.zeros(300, dtype=torch.float64)
+    state.model[4].weight.data = torch.randn(80, 8, generator=draw, dtype=torch.float64) / 3
+    state.model[4].bias.data = torch.zeros(80, dtype=torch.float64)
     state.optimizer.state.clear()  # of three outputs
     found, inputs = phase(state, window=4), state.task.evaluation("train").inputs[:48]
     before, after = (kernel(s.model, inputs).matrix for s in (state, train(fork(state), 4).state))

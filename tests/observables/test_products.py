@@ -76,10 +76,10 @@ def test_a_mean_loss_is_refused():
 def test_a_sketch_is_right_on_average_and_knows_its_error():
     model, inputs = network()
     whole = kernel(model, inputs, reduction="full").matrix
-    draws = [kernel_sketch(model, inputs, 50, seed=seed) for seed in range(200)]
+    draws = [kernel_sketch(model, inputs, 50, seed=seed) for seed in range(100)]
     errors = torch.stack([(draw.matrix - whole).norm() / whole.norm() for draw in draws])
     mean = torch.stack([draw.matrix for draw in draws]).mean(0)
-    assert (mean - whole).norm() / whole.norm() < 4 * errors.square().mean().sqrt() / 200**0.5
+    assert (mean - whole).norm() / whole.norm() < 4 * errors.square().mean().sqrt() / 100**0.5
     told = torch.tensor([draw.error for draw in draws])
     assert 0.8 < float(errors.square().mean().sqrt() / told.median()) < 1.25
 

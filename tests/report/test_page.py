@@ -22,6 +22,7 @@ from learndyn.run import run
 TINY = replace(
     PRESETS["quick"], model="mlp(width=8, depth=1)", optimizer="sgd(lr=0.1)", steps=10, t0=(0, 2, 4, 6), t1=(5, 10),
     horizons=(2,), seeds=2, directions=1, probes=1, points=3,
+    kernels=5, probe=4, switches=(0, 4),
 )  # fmt: skip
 
 
@@ -95,7 +96,7 @@ def test_strings_from_outside_are_escaped(record, tmp_path):
     assert "<script" not in text and "<img src=x" not in text and "&lt;script&gt;" in text
 
 
-@pytest.mark.parametrize("change", [{"probes": 0}, {"horizons": ()}, {"seeds": 1}, {"t0": (3,), "t1": (10,)}])
+@pytest.mark.parametrize("change", [{"probes": 0, "horizons": ()}, {"seeds": 1}, {"t0": (3,), "t1": (10,)}])
 def test_figures_survive_what_is_missing(change, tmp_path):
     made, results = run("two-phase", replace(TINY, **change, engine="loop"), tmp_path, jobs=1)
     write_report(made, two_phase, results)

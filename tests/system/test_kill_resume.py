@@ -17,6 +17,9 @@ import pytest
 from lives import ENDED_BY_KILL
 from runs import assert_same, fingerprints, leftovers, only, words
 
+from learndyn.record import locked, open_record
+from learndyn.storage import write_atomically
+
 SETTINGS = {
     "loop": {},
     "batched": {"engine": "vmap", "dtype": "float32", "epsilon": 1e-3, "optimizer": "adamw(lr=1e-2)"},
@@ -159,6 +162,23 @@ def test_nobody_draws_while_somebody_works(nursery, reference, tmp_path):
             assert "Another process" in nursery.run(*command, cwd=tmp_path).error()
             assert fingerprints(folder) == before
     assert nursery.run("report", folder, cwd=tmp_path).status == 0 and not left.exists()
+
+
+def test_a_write_that_is_stopped_leaves_nothing(tmp_path):
+    """Neither one that is interrupted, nor one whose process was ended while the run goes down with an error."""
+
+    def interrupted(temporary):
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "alone" / "a.json", interrupted)
+    assert not list((tmp_path / "alone").iterdir())
+    record = open_record(tmp_path, "two-phase", {"steps": 1})
+    with pytest.raises(ZeroDivisionError), locked(record):
+        (record.folder / ".b.json.7.tmp").write_text("half")  # by a worker that has been ended
+        raise ZeroDivisionError
+    assert not list(record.folder.rglob("*.tmp"))
 
 
 @pytest.mark.slow

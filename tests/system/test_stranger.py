@@ -11,11 +11,13 @@ from learndyn.record import read_record
 FILE = Path(__file__).parents[2] / "examples" / "tiny_transformer.py"
 OPTIONS = (
     "--optimizer adamw(lr=3e-3) --steps 24 --t0 0 6 12 18 --t1 12 24 --horizons 4 --seeds 1 --directions 2 --probes 4 "
-    "--points 3 --jobs 1 --epsilon 1e-8"
+    "--points 3 --jobs 1 --epsilon 1e-8 --kernels 5 --probe 4 --switches 0 12"
 )  # fmt: skip
 
 
-SHORT = "--steps 2 --t0 0 --t1 2 --horizons --seeds 1 --directions 1 --probes 0 --points 3 --jobs 1"
+SHORT = (
+    "--steps 2 --t0 0 --t1 2 --horizons --seeds 1 --directions 1 --probes 0 --points 3 --jobs 1 --kernels 0 --switches"
+)
 
 
 @pytest.fixture(params=["transformer(dropout=0.1)", "lstm"])
