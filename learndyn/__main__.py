@@ -1,4 +1,4 @@
-"""The command line: learndyn list | run EXPERIMENT | report RUN | phase-check FACTORY.
+"""The command line: learndyn list | run EXPERIMENT | report RUN | phase-check FACTORY | symmetries FACTORY.
 
 An experiment's options are the fields of its `Settings`; --preset chooses their defaults.
 """
@@ -31,24 +31,32 @@ learndyn: a laboratory for the learning dynamics of neural networks
   learndyn run EXPERIMENT --help       all its options
   learndyn report RUN_FOLDER ...       draw the report again
   learndyn phase-check FACTORY         is your own run chaotic, from where on is merging safe? (--help)
+  learndyn symmetries FACTORY          which symmetries a network has, and what broke the others (--help)
   learndyn --version
 
 Try: learndyn run two-phase
 """
+OWN_HELP = ("phase-check", "symmetries")  # commands with options of their own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        asked = words[1:] in (["-h"], ["--help"]) and words[0] != "phase-check"  # which has options of its own
+        asked = words[1:] in (["-h"], ["--help"]) and words[0] not in OWN_HELP
         if not words or words[0] in ("-h", "--help", "help") or asked:
             print(USAGE, end="")
             return 0
         if words[0] == "--version":
             print(f"learndyn {__version__}")
             return 0
-        commands = {"list": _list, "run": _run, "report": _report, "phase-check": _phase_check}
+        commands = {
+            "list": _list,
+            "run": _run,
+            "report": _report,
+            "phase-check": _phase_check,
+            "symmetries": _symmetries,
+        }
         if words[0] not in commands:
             raise unknown("command", words[0], commands)
         commands[words[0]](words[1:])
@@ -489,6 +497,101 @@ def _print_phase(found: Any) -> None:
     console.print()
     for sentence in (found.verdict, *found.notes):
         console.print(Text(sentence), soft_wrap=False)
+
+
+def _symmetries(words: list[str]) -> None:
+    from learndyn.storage import finite
+    from learndyn.symmetries import find
+
+    began = time.monotonic()
+    given = _symmetry_options(words)
+    model, inputs = _network(given)
+    softmax = None if given.no_softmax else given.softmax
+    found = find(model, inputs, softmax=softmax, training=not given.eval, certify=given.certify or None)
+    seconds = time.monotonic() - began
+    if given.json:
+        print(json.dumps(finite(found.plain() | {"seconds": round(seconds, 3)}), indent=1, allow_nan=False))
+    else:
+        _print_symmetries(found)
+        print(f"\ntime     {seconds:.1f} s")
+
+
+def _symmetry_options(words: list[str]) -> argparse.Namespace:
+    parser = _Parser(
+        prog="learndyn symmetries",
+        description="The continuous symmetries of a network, what they conserve, and which operations broke others.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("factory", help="a built-in model, package.module:factory or file.py:factory, with arguments")
+    parser.add_argument("--input-shape", type=int, nargs="+", metavar="N", help="of one input, such as 3 32 32")
+    parser.add_argument(
+        "--vocabulary", type=int, help="inputs are whole numbers below this one, not random normal ones"
+    )
+    parser.add_argument("--classes", type=int, default=10, help="for factories that take it (%(default)s)")
+    parser.add_argument("--task", help="take the inputs from a task instead, such as digits")
+    parser.add_argument("--data-dir", help="folder of data files")
+    parser.add_argument("--samples", type=int, default=6, help="inputs to try it on (%(default)s)")
+    parser.add_argument("--softmax", type=int, default=-1, help="dimension of the outputs' softmax (%(default)s)")
+    parser.add_argument("--no-softmax", action="store_true", help="the loss takes no softmax of the outputs")
+    parser.add_argument("--eval", action="store_true", help="look at the network in evaluation mode")
+    parser.add_argument("--certify", action="store_true", help="count in the gradients, also for a larger network")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_args(words)
+    if given.task is None and given.input_shape is None:
+        raise InputError("Say what goes into the network: --input-shape 3 32 32, or --task digits.")
+    if given.samples < 1 or any(n < 1 for n in given.input_shape or ()):
+        raise InputError("--samples and --input-shape take positive numbers.")
+    return given
+
+
+def _network(given: argparse.Namespace) -> tuple[Any, Any]:
+    """The network, and inputs for it."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from learndyn.names import build_model, build_task
+
+    if given.task is not None:
+        task: Any = build_task(given.task, 0, given.data_dir)
+        inputs = task.evaluation("train").inputs[: given.samples]
+    else:
+        task = SimpleNamespace(input_shape=tuple(given.input_shape), classes=given.classes)
+        shape, draw = (given.samples, *given.input_shape), torch.Generator().manual_seed(0)
+        if given.vocabulary is None:
+            inputs = torch.randn(shape, generator=draw)
+        else:
+            inputs = torch.randint(max(given.vocabulary, 1), shape, generator=draw)
+    try:
+        return build_model(given.factory, task, 0), inputs
+    except InputError as error:
+        raise InputError(str(error).removeprefix("--model ")) from error
+
+
+def _print_symmetries(found: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(width=max(100, Console().width))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for header, justify in (("law", "left"), ("charges", "right"), ("broken by", "right"), ("where", "left")):
+        table.add_column(header, justify=justify)  # type: ignore[arg-type]
+    for law, size in zip(found.laws, found.broken):
+        table.add_row(law.label, str(law.size), f"{size:.0e}" if size > 1e-12 else "-", law.place)
+    console.print(table, highlight=False)
+    lines = [""]
+    if any(size > 1e-12 for size in found.broken):
+        lines.append(
+            "broken by: largest |<g, X>| / sum |g X| with the eps of the norms; without eps all are below 1e-9."
+        )
+    lines += [f"no law for {r.count} outputs of {r.parameter}: {r.why}" for r in found.rejected]
+    lines += [f"REFUTED in numbers, please report it: {law}" for law in found.failed]
+    if found.uncovered:
+        lines.append(f"in no law: {', '.join(found.uncovered)}")
+    lines += [f"zero eigenvalues of the Hessian at a critical point: at least {found.zero_modes}", found.counted]
+    for line in [*lines, *found.suggestions]:
+        console.print(Text(line), soft_wrap=False)
 
 
 if __name__ == "__main__":

@@ -177,10 +177,10 @@ def build_task(text: str, seed: int, data_dir: str | None = None) -> Task:
     return task
 
 
-def build_model(text: str, task: Task, seed: int) -> nn.Module:
+def build_model(text: str, task: Any, seed: int) -> nn.Module:
     """A freshly initialised model by specification; its weights are a function of the seed.
 
-    `input_shape` and `classes` of the task go to factories that take them.
+    `input_shape` and `classes` of the task (or of anything that has them) go to factories that take them.
 
     Raises:
         InputError: If the factory fails or returns something else than a module.

@@ -18,6 +18,7 @@ ALLOWED = {
     "runtime": set(),
     "tasks": {"errors", "noise"},
     "models": {"errors"},
+    "symmetries": {"errors", "noise"},
     "optimizers": {"errors"},
     "dynamics": {*FOUNDATION, "tasks", "optimizers"},
     "observables": {*FOUNDATION, "tasks", "dynamics"},
