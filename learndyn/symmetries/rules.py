@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from learndyn.symmetries.forms import ANY, FIXED
-from learndyn.symmetries.trace import EPS, Block, Trace
+from learndyn.symmetries.trace import Block, Trace, is_eps
 
 RULES: dict[str, Callable[..., Any]] = {}
 
@@ -73,7 +73,7 @@ def _named(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str
 # One number at a time -------------------------------------------------------------------------------------------------
 
 
-@rule("relu", "leaky_relu", "abs", "native_dropout", "bernoulli", "threshold", "rrelu_with_noise")
+@rule("relu", "leaky_relu", "abs", "native_dropout", "threshold", "rrelu_with_noise")
 def _homogeneous(trace, func, args, kwargs, result):
     """f(αx) = α f(x) for α > 0."""
     trace.touch(args[0])
@@ -104,10 +104,6 @@ def _clamp(trace, func, args, kwargs, result):
     if all(not isinstance(v, Tensor) and (v == 0 or math.isinf(v)) for v in bounds):
         return _homogeneous(trace, func, args, kwargs, result)
     labels = trace.labels(args[0])
-    tiny = [v for v in bounds if not isinstance(v, Tensor) and 0 < v <= EPS and float(args[0].detach().min()) >= 0]
-    if tiny and len(tiny) == len(bounds):  # the floor of a norm
-        trace.eps.append(trace.reason("a floor"))
-        return labels
     trace.touch(args[0])
     trace.forms.freeze(labels, trace.reason(_name(func)))
     return np.full(labels.shape, FIXED)
@@ -121,9 +117,7 @@ def _add(trace, func, args, kwargs, result):
         value, tensor = float(second), first
         if value == 0:
             return trace.labels(tensor)
-        low = float(tensor.detach().min()) if isinstance(tensor, Tensor) and tensor.numel() else -1.0
-        if name == "add" and 0 < value <= EPS and low >= 0:  # the eps of a norm, as far as can be seen
-            trace.eps.append(trace.reason("eps"))
+        if name == "add" and is_eps(tensor, value):
             return trace.labels(tensor)
         return _fixed(trace, tensor, f"{name} {value:g}")
     a, b = np.broadcast_arrays(trace.labels(first), trace.labels(second))
@@ -199,25 +193,27 @@ RULES |= {
 
 @rule("maximum", "minimum", "fmax", "fmin")
 def _larger(trace, func, args, kwargs, result):
-    for tensor in args[:2]:
-        trace.touch(tensor)
-    a, b = np.broadcast_arrays(trace.labels(args[0]), trace.labels(args[1]))
-    trace.forms.equate(a, b, trace.reason(_name(func)))
-    return np.where(a == ANY, b, a)
+    return _either(trace, args[0], args[1], _name(func))
 
 
 @rule("where")
 def _where(trace, func, args, kwargs, result):
-    condition, first, second = args
-    a, b = trace.labels(first), trace.labels(second)
-    return np.where(condition.cpu().numpy(), a, b)
+    """Which of the two it is may depend on the data."""
+    _, first, second = args
+    return _either(trace, first, second, "where")
+
+
+def _either(trace, first, second, what):
+    for tensor in (first, second):
+        trace.touch(tensor)
+    a, b = np.broadcast_arrays(trace.labels(first), trace.labels(second))
+    trace.forms.equate(a, b, trace.reason(what))
+    return np.where(a == ANY, b, a)
 
 
 @rule("masked_fill")
 def _masked_fill(trace, func, args, kwargs, result):
-    tensor, mask, value = args
-    trace.touch(tensor)
-    return np.where(mask.cpu().numpy(), trace.labels(value), trace.labels(tensor))
+    return _either(trace, args[0], args[2], "masked_fill")
 
 
 @rule("zero", "fill")
@@ -233,11 +229,27 @@ def _copied(trace, func, args, kwargs, result):
 
 @rule(
     "zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_empty", "new_ones", "new_full", "rand_like",
-    "randn_like", "eq", "ne", "lt", "le", "gt", "ge", "isnan", "isinf", "argmax", "argmin", "logical_not", "size",
-    "_local_scalar_dense", "is_same_size", "isfinite", "is_nonzero", "equal",
+    "randn_like", "isnan", "isinf", "isfinite", "is_same_size",
 )  # fmt: skip
 def _nothing(trace, func, args, kwargs, result):
-    """Nothing of the input's size is in the result, or it is read by Python."""
+    """Nothing of the input's size is in the result."""
+    return []
+
+
+@rule("eq", "ne", "lt", "le", "gt", "ge")
+def _compared(trace, func, args, kwargs, result):
+    """Only what grows alike compares alike; with 0 everything does."""
+    for tensor in args[:2]:
+        trace.touch(tensor)
+    trace.forms.equate(trace.labels(args[0]), trace.labels(args[1]), trace.reason(_name(func)))
+    return []
+
+
+@rule("argmax", "argmin")
+def _where_largest(trace, func, args, kwargs, result):
+    trace.touch(args[0])
+    labels = trace.labels(args[0])
+    trace.forms.unite(labels, _axes(labels.ndim, _named(func, args, kwargs)["dim"]), trace.reason(_name(func)))
     return []
 
 

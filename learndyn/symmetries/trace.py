@@ -24,7 +24,7 @@ from learndyn.symmetries.forms import ANY, FIXED, Forms
 Rule = Callable[..., Any]  # (trace, operation, args, kwargs, result) -> labels of the result or of its tensors
 COMPLEX = ("view_as_complex", "view_as_real")
 ELEMENTS = 2_000_000  # of a parameter that is followed element by element, at most
-EPS = 1e-2  # added to a mean of squares, at most
+EPS = 1e-3  # what is added to numbers that are nowhere negative, at most, if it is to be the eps of a norm
 
 
 @dataclass
@@ -72,7 +72,6 @@ class Trace(TorchDispatchMode):
         self.kept: list[Any] = []  # alive, so that no address is used twice
         self.modules: list[str] = [""]
         self.model = model
-        self.eps: list[str] = []
         self.events: list[list[np.ndarray]] = []  # contractions, each with the sets of labels that meet
         self.rigid: list[np.ndarray] = []  # labels that were looked at one by one
         self.handles: list[Any] = []
@@ -242,6 +241,12 @@ def _mutated(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[A
             value = kwargs.get(argument.name, args[position] if position < len(args) else None)
             found += list(_flat(value))
     return found
+
+
+def is_eps(tensor: Any, value: float) -> bool:
+    """Whether adding this number looks like the eps of a norm; the laws then hold without it."""
+    seen = isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel() > 0
+    return seen and 0 < value <= EPS and bool((tensor.detach() >= 0).all())
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from learndyn.noise import isolated, seed_forward
 from learndyn.symmetries.law import SymmetryLaw, Term
 from learndyn.symmetries.matrix import MatrixLaw
-from learndyn.symmetries.trace import EPS, Trace, plain_attention
+from learndyn.symmetries.trace import Trace, is_eps, plain_attention
 
 NONE = 1e-30  # instead of an eps: batch norm refuses 0 in training
 TOLERANCE = 1e-9
@@ -39,9 +39,8 @@ class _WithoutEps(TorchDispatchMode):
                 elif position < len(given) and given[position] is not None:
                     given[position] = NONE
         name = func._overloadpacket.__name__.removesuffix("_")
-        if name == "add" and len(given) > 1 and not isinstance(given[1], Tensor) and isinstance(given[0], Tensor):
-            if 0 < float(given[1]) <= EPS and given[0].is_floating_point() and bool((given[0] >= 0).all()):
-                given[1] = NONE
+        if name == "add" and len(given) > 1 and not isinstance(given[1], Tensor) and is_eps(given[0], float(given[1])):
+            given[1] = NONE
         return func(*given, **kwargs)
 
 

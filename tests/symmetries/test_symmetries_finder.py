@@ -235,6 +235,26 @@ def test_built_in_networks():
     assert count(found, "scale") == 120 and count(found, "rescale") == 88
 
 
+class Gated(nn.Module):
+    """Comparisons with 0 keep a symmetry, with 1 they do not."""
+
+    def __init__(self, level):
+        super().__init__()
+        self.first, self.second, self.level = nn.Linear(4, 5), nn.Linear(5, 3), level
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.second(torch.where(h > self.level, h, torch.zeros_like(h)))
+
+
+@pytest.mark.parametrize(("level", "laws"), [(0.0, 5), (1.0, 0), (100.0, 0)])
+def test_a_comparison(level, laws):
+    """At 100 no unit is ever awake: the gradients do not know, the structure does."""
+    found = find(Gated(level), draw(8, 4), softmax=None)
+    assert count(found, "rescale") == laws and not found.failed
+    assert count(found, "scale", "translation") == 0
+
+
 class Grabbed(nn.Module):
     """An operation of its own, without a rule anywhere."""
 
