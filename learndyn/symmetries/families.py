@@ -32,12 +32,17 @@ class Sized(NamedTuple):
     entries: list[Entry]
 
 
-def families(trace: Trace) -> tuple[list[SymmetryLaw], list[MatrixLaw]]:
-    """The laws that the equations of a trace leave."""
-    for part in trace.parts.values():
+def families(trace: Trace, reconcile: bool = True) -> tuple[list[SymmetryLaw], list[MatrixLaw]]:
+    """The laws that the equations of a trace leave.
+
+    Args:
+        trace: What was seen.
+        reconcile: Whether all uses of a parameter must ask for the same sizes; else each use counts by itself.
+    """
+    for part in trace.parts.values() if reconcile else ():
         _reconcile(trace, part)
     solved = trace.forms.solve()
-    sized = [found for part in trace.parts.values() for found in _sizes(trace, part, solved)]
+    sized = [found for part in trace.parts.values() for found in _sizes(trace, part, solved, reconcile)]
     roles: dict[int, set[tuple[str, str, float]]] = defaultdict(set)
     for place in sized:
         for entry in place.entries:
@@ -73,7 +78,7 @@ def _reconcile(trace: Trace, part: Part) -> None:
                 forms.equate(forms.combine(ca, np.broadcast_to(gap, ca.shape)), cb, reason)
 
 
-def _sizes(trace: Trace, part: Part, solved: dict[int, Form]) -> list[Sized]:
+def _sizes(trace: Trace, part: Part, solved: dict[int, Form], reconciled: bool) -> list[Sized]:
     count = len(part.tensor) if part.tensor.ndim else 1
     if part.elements is not None:
         labels = part.elements.reshape(count, -1)
@@ -85,7 +90,7 @@ def _sizes(trace: Trace, part: Part, solved: dict[int, Form]) -> list[Sized]:
     found, done = [], set()
     for b in part.blocks:
         span = (b.rows.start, b.rows.stop)
-        if span not in done:
+        if span not in done or not reconciled:  # else all uses say the same
             done.add(span)
             found.append(Sized(part.name, "rows", *span, _entries(trace, solved, b.row_labels, 1)))
             found.append(Sized(part.name, "columns", *span, _entries(trace, solved, b.column_labels, -1)))

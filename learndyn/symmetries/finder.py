@@ -18,7 +18,7 @@ from learndyn.symmetries.families import families
 from learndyn.symmetries.law import SymmetryLaw
 from learndyn.symmetries.matrix import MatrixLaw
 from learndyn.symmetries.rules import RULES, unknown
-from learndyn.symmetries.trace import Trace, plain_attention
+from learndyn.symmetries.trace import Rule, Trace, plain_attention
 from learndyn.symmetries.verify import (
     TOLERANCE,
     Certificate,
@@ -106,8 +106,14 @@ class Report:
         }
 
 
-def trace(model: nn.Module, inputs: Sequence[Any], training: bool = True) -> Trace:
-    """One pass of a copy of the network, with the sizes of all numbers followed; no symmetry of the outputs is allowed.
+def trace(
+    model: nn.Module,
+    inputs: Sequence[Any],
+    training: bool = True,
+    rules: dict[str, Rule] = RULES,
+    unknown: Rule = unknown,
+) -> Trace:
+    """One pass of a copy of the network, with labels that follow all numbers; those of the outputs are fixed.
 
     Raises:
         InputError: If the network does not take the inputs, or has no parameter that is trained.
@@ -116,7 +122,7 @@ def trace(model: nn.Module, inputs: Sequence[Any], training: bool = True) -> Tra
     follow = {name: p for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()}
     if not follow:
         raise InputError(f"{type(model).__name__} has no parameter that is trained, hence no symmetry.")
-    found = Trace(model, follow, RULES, unknown)
+    found = Trace(model, follow, rules, unknown)
     inputs = [double(x) for x in inputs]
     with isolated(), torch.no_grad(), plain_attention():
         seed_forward(0, 0, torch.device("cpu"))

@@ -74,6 +74,7 @@ class Trace(TorchDispatchMode):
         self.model = model
         self.events: list[list[np.ndarray]] = []  # contractions, each with the sets of labels that meet
         self.rigid: list[np.ndarray] = []  # labels that were looked at one by one
+        self.alone: set[str] = set()  # parameters that act on units one by one
         self.handles: list[Any] = []
 
     def __enter__(self):  # noqa: ANN204
