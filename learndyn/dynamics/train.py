@@ -125,11 +125,11 @@ def _labelled(
     sizes = dict.fromkeys(("step", "time", *observe), -1)  # taken: no axis can be called so
     for name, arrays in seen.items():
         if arrays:
-            values[name] = ("step", *_dimensions(observe[name], name, arrays[0].shape, sizes)), np.stack(arrays)
+            values[name] = ("step", *dimensions(observe[name], name, arrays[0].shape, sizes)), np.stack(arrays)
     return xr.Dataset(values, coordinates)
 
 
-def _dimensions(observable: Observable, name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[str, ...]:
+def dimensions(observable: Observable, name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> tuple[str, ...]:
     """Names of the axes, read from a return annotation such as Float[Tensor, "modes"].
 
     Numbered ones where there is no annotation, or where it does not fit the shape or the `sizes` of the names given so

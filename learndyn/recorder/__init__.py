@@ -1,0 +1,7 @@
+"""What moves the charges of a network in anybody's training loop, step by step, on disk (arXiv:2012.04728)."""
+
+from learndyn.recorder.file import read
+from learndyn.recorder.ledger import MARKS, QUANTITIES, SETTINGS, Ledger, Window
+from learndyn.recorder.recorder import Recorder
+
+__all__ = ["MARKS", "QUANTITIES", "SETTINGS", "Ledger", "Recorder", "Window", "read"]
