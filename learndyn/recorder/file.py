@@ -19,7 +19,9 @@ from learndyn.recorder.ledger import MARKS, QUANTITIES, SETTINGS
 
 FORMAT = "learndyn-record-1"
 FILE = "record.bin"
-COORDINATES = ("step", "time", "charge", "law", "law_of", "unit", "kind", "bound", "mark", "uniform")
+COORDINATES = ("step", "time", "charge", "law", "law_of", "unit", "kind", "bound", "mark", "part", "of")
+MORE = ("uniform", "transfer", "response")
+PER_LAW = 2 * len(SETTINGS) + 1 + 4  # numbers in a row: smallest and largest, whether uniform, the transfer
 
 
 def parse(path: Path) -> tuple[dict[str, Any] | None, np.ndarray, int, int, int]:
@@ -37,7 +39,7 @@ def parse(path: Path) -> tuple[dict[str, Any] | None, np.ndarray, int, int, int]
     if header is None:
         raise InputError(f"{path} is no record of learndyn, or its first line is damaged; choose another folder.")
     laws, shapes = header["laws"], [shape for shape, _ in header["observables"].values()]
-    width = 3 + 2 * len(SETTINGS) * len(laws) + len(QUANTITIES) * sum(law["size"] for law in laws)
+    width = 3 + PER_LAW * len(laws) + (len(QUANTITIES) + 2) * sum(law["size"] for law in laws)
     width += sum(int(np.prod(shape)) for shape in shapes)
     count, seed = len(body) // (8 * width + 8), zlib.crc32(line + newline)
     table = np.frombuffer(body, "<f8", count * (width + 1)).reshape(count, width + 1)
@@ -53,8 +55,8 @@ def read(folder: str | Path) -> xr.Dataset:
 
     Returns:
         `q` and what moves it (`QUANTITIES` of the ledger) by `(step, charge)`, smallest and largest `SETTINGS` of each
-        law since the row before by `(step, law, bound)`, whether these are one (`uniform`: only then a recursion in the
-        charge alone can hold), and the observables. Of a charge, `law_of` is its law and `unit` its number there.
+        law since the row before by `(step, law, bound)`, `uniform`, `transfer` and `response` (see `Window`), and the
+        observables. Of a charge, `law_of` is its law and `unit` its number there.
         `mark` is a sum of flags, which its attributes explain. Where a run was begun again from a checkpoint the rows
         beyond that are left out.
 
@@ -79,11 +81,15 @@ def read(folder: str | Path) -> xr.Dataset:
     settings = rows[:, 3:at].reshape(len(rows), len(SETTINGS), 2, count)
     for i, name in enumerate(SETTINGS):
         data[name] = ("step", "law", "bound"), settings[:, i].swapaxes(1, 2)
-    differing = (settings[:, :, 0] < settings[:, :, 1]).any(1)
-    data["uniform"] = ("step", "law"), ~differing & np.isfinite(settings[:, 0, 0])
+    data["uniform"] = ("step", "law"), rows[:, at : at + count] > 0
+    transfer = rows[:, at + count : at + 5 * count].reshape(len(rows), 2, 2, count)
+    data["transfer"] = ("step", "part", "of", "law"), transfer
+    at += 5 * count
     for name, (meaning, units) in QUANTITIES.items():
         data[name] = ("step", "charge"), rows[:, at : at + size], {"long_name": meaning, "units": units}
         at += size
+    data["response"] = ("step", "part", "charge"), rows[:, at : at + 2 * size].reshape(len(rows), 2, size)
+    at += 2 * size
     for name, (shape, dimensions) in header["observables"].items():
         width = int(np.prod(shape))
         data[name] = ("step", *dimensions), rows[:, at : at + width].reshape(len(rows), *shape)
@@ -96,6 +102,8 @@ def read(folder: str | Path) -> xr.Dataset:
         "law": [law["name"] for law in laws],
         "kind": ("law", [law["kind"] for law in laws]),
         "bound": ["low", "high"],
+        "part": ["charge", "overlap"],
+        "of": ["charge", "overlap"],
         "law_of": ("charge", owner),
         "unit": ("charge", unit),
     }

@@ -55,13 +55,21 @@ class Window:
 
     Attributes:
         values: The charges now, and the sums over all steps since, `(QUANTITIES, C)`.
-        settings: Smallest and largest over the parameters of a law and these steps, `(SETTINGS, 2, laws)`. Where they
-            differ no recursion in the charge alone holds, but the budget does.
+        settings: Smallest and largest over the parameters of a law and these steps, `(SETTINGS, 2, laws)`.
+        uniform: Whether they were the same for all parameters of a law at every step, `(laws,)`. Else no recursion in
+            the charge alone holds, but the budget does.
+        transfer: Heavy ball takes a charge and its overlap form(θ, b) from window to window linearly, if only decay
+            and momentum act: `(2, 2, laws)`; nan for other optimizers.
+        response: What the lengths N(Δ) of the steps add to these two, `(2, C)`; so that the exact law needs no record
+            of every step (`learndyn.laws.charges.discrete`).
         mark: A sum of MARKS.
     """
 
     values: np.ndarray
     settings: np.ndarray
+    uniform: np.ndarray
+    transfer: np.ndarray
+    response: np.ndarray
     mark: int
 
 
@@ -252,6 +260,9 @@ class Ledger:
         members = [[self.names.index(name) for name in law.parameters] for law in self.laws]
         self.members = np.array([i for m in members for i in m], dtype=int)
         self.begins = np.cumsum([0] + [len(m) for m in members])[:-1]
+        self.law_of = np.repeat(np.arange(len(self.laws)), [law.size for law in self.laws])
+        self.degree = np.array([1.0 if law.linear else 2.0 for law in self.laws])
+        self.recursion: tuple[Any, Tensor] = (None, self.sums)
         self.spread: tuple[Any, Tensor] = (None, self.sums)
         self.versions: list[tuple[int, int]] = []
         self.averages: tuple[Mapping[str, Tensor], ...] = ()
@@ -269,6 +280,8 @@ class Ledger:
     def _forget(self) -> None:
         self.total, self.wrong, self.mark = self.all.new(len(QUANTITIES), self.all.size), self.all.new(2), 0
         self.low, self.high = (np.full((len(SETTINGS), len(self.laws)), x) for x in (np.inf, -np.inf))
+        self.uniform = np.ones(len(self.laws), bool)
+        self.transfer, self.response = np.eye(2)[:, :, None].repeat(len(self.laws), 2), self.all.new(2, self.all.size)
 
     @torch.no_grad()
     def before(self, gradients: bool = True) -> None:
@@ -356,9 +369,10 @@ class Ledger:
         values[slice(None) if self.stopped else unseen] = np.nan
         wrong = BROKEN if self.wrong[1] else UNEXPLAINED if self.wrong[0] else 0
         mark = self.mark | self.stopped | wrong
-        settings = np.stack([self.low, self.high], 1)
+        settings, uniform = np.stack([self.low, self.high], 1), self.uniform & np.isfinite(self.low[0])
+        transfer, response = self.transfer, self.response.cpu().numpy()
         self._forget()
-        return Window(values, np.where(np.isinf(settings), np.nan, settings), mark)
+        return Window(values, np.where(np.isinf(settings), np.nan, settings), uniform, transfer, response, mark)
 
     @torch.no_grad()
     def _measure(self) -> None:
@@ -484,8 +498,34 @@ class Ledger:
         settings = [[s[0] if self._moves(n) else 0.0, *s[1:]] for n, s in zip(self.names, settings)]
         if self.laws:
             each_law = np.array(settings)[self.members]
-            self.low = np.fmin(self.low, np.fmin.reduceat(each_law, self.begins).T)
-            self.high = np.fmax(self.high, np.fmax.reduceat(each_law, self.begins).T)
+            low, high = (f.reduceat(each_law, self.begins).T for f in (np.fmin, np.fmax))
+            self.low, self.high = np.fmin(self.low, low), np.fmax(self.high, high)
+            self.uniform &= ((low == high) | np.isnan(low)).all(0)
+            self._respond(low, found[3])
+
+    def _respond(self, settings: np.ndarray, squares: Tensor) -> None:
+        """One step of `learndyn.laws.charges.discrete`, from the same settings for all parameters of a law."""
+        if self.adam or not self.split or any(o.get("nesterov") for o in self.options.values()):
+            self.transfer[:], self.response[:] = np.nan, np.nan
+            return
+        rate, decay, momentum, dampening = settings
+        begun = np.array([n in self.momenta for n in self.names])[
+            self.members[self.begins]
+        ]  # torch dampens not at first
+        kick = np.where(begun, 1 - dampening, 1.0) * decay
+        pace = self.degree * rate
+        step = np.array([[1 - pace * kick, -pace * momentum], [kick, momentum]])
+        self.transfer = np.einsum("ijl,jkl->ikl", step, self.transfer)
+        key = step.tobytes(), rate.tobytes()
+        if key != self.recursion[0]:
+            inverse = np.divide(1.0, rate, out=np.zeros_like(rate), where=rate > 0)
+            each = np.concatenate([step.reshape(4, -1), inverse[None]])[:, self.law_of]
+            self.recursion = key, torch.from_numpy(each).to(self.device)
+        qq, qs, sq, ss, inverse_rate = self.recursion[1]
+        charge, overlap = self.response
+        self.response = torch.stack(
+            [qq * charge + qs * overlap + squares, sq * charge + ss * overlap - inverse_rate * squares]
+        )
 
     def _form(self, law: Any, scalars: Mapping[str, tuple[float, ...]], charges: Tensor) -> Tensor:
         """The rows of `_book` for a law without terms, by its own form."""

@@ -23,7 +23,7 @@ from learndyn.dynamics.state import State
 from learndyn.dynamics.train import Observable, dimensions
 from learndyn.errors import InputError
 from learndyn.noise import isolated
-from learndyn.recorder.file import COORDINATES, FILE, FORMAT, parse
+from learndyn.recorder.file import COORDINATES, FILE, FORMAT, MORE, PER_LAW, parse
 from learndyn.recorder.ledger import MARKS, QUANTITIES, SETTINGS, Ledger
 
 
@@ -57,7 +57,7 @@ class Recorder:
             weights between two calls is then all taken for the step.
         laws: Laws of this model, as `learndyn.symmetries.find` finds them.
         observables: Functions of a State by name, each of which leaves everything as it was.
-        every: Steps between rows. A row of `C` charges and `L` laws takes 80 C + 64 L bytes.
+        every: Steps between rows. A row of `C` charges and `L` laws takes 96 C + 104 L bytes.
         to: The folder.
         task: For observables that look at one.
         step: Steps done before; needed to continue a record. Time goes on from there, in a new record from 0.
@@ -87,7 +87,7 @@ class Recorder:
         if step is not None and step < 0:
             raise InputError(f"step={step} must not be negative.")
         for name in self.observables:
-            if name in (*COORDINATES, *QUANTITIES, *SETTINGS):
+            if name in (*COORDINATES, *MORE, *QUANTITIES, *SETTINGS):
                 raise InputError(f"An observable cannot be called {name!r}, which is in every record; rename it.")
         held = {id(p) for group in getattr(optimizer, "param_groups", []) for p in group["params"]}
         if not any(id(p) in held or not hasattr(optimizer, "param_groups") for p in model.parameters()):
@@ -204,7 +204,7 @@ class Recorder:
         os.ftruncate(self.file, end)  # a row that was being written
         rows = rows[rows[:, 0] <= self.start]
         if len(rows):
-            self.last, at = int(rows[-1, 0]), 3 + 2 * len(SETTINGS) * len(self.ledger.laws)
+            self.last, at = int(rows[-1, 0]), 3 + PER_LAW * len(self.ledger.laws)
             self.time = rows[-1, 1] + (self.start - self.last) * self._rate()  # exact at the steps of rows
             self.charges = torch.from_numpy(rows[-1, at : at + self.ledger.all.size].copy())
 
@@ -224,7 +224,9 @@ class Recorder:
         window = self.ledger.take()
         if window.mark & MARKS["resumed"] and not self.begun:
             window.values[1:] = np.nan  # nobody has seen the steps just before
-        parts = [[self.steps, self.time, window.mark], window.settings, window.values, *seen.values()]
+        head = [self.steps, self.time, window.mark]
+        whole = [getattr(window, field) for field in ("settings", "uniform", "transfer", "values", "response")]
+        parts = [head, *whole, *seen.values()]
         row = np.concatenate([np.asarray(part, "<f8").ravel() for part in parts]).tobytes()
         self._write(row + zlib.crc32(row, self.seed).to_bytes(8, "little"))
         self.last = self.steps

@@ -143,7 +143,9 @@ def steps(model, optimizer, laws, count, every=1, **options):
 
 
 def named(window):
-    return SimpleNamespace(**dict(zip(NAMES, window.values)), settings=window.settings, mark=window.mark)
+    return SimpleNamespace(
+        **dict(zip(NAMES, window.values)), **{k: v for k, v in vars(window).items() if k != "values"}
+    )
 
 
 @pytest.mark.parametrize("dtype", EXACT)
@@ -442,7 +444,7 @@ def test_groups_with_different_settings_are_told_from_uniform_ones_and_the_budge
     assert w.settings[2:].tolist() == np.zeros((2, 2, 6)).tolist()
     exact = -2 * 0.02 * 0.1 * theta["0.weight"].square().sum((1, 2, 3))
     np.testing.assert_allclose(w.decay[:4], exact, rtol=1e-13)
-    assert w.mark == 0
+    assert w.mark == 0 and w.uniform.tolist() == [False, False, False, True, True, True]
 
 
 def test_schedules_widen_the_settings_of_a_window_and_a_rate_of_zero_moves_nothing():
@@ -462,6 +464,7 @@ def test_schedules_widen_the_settings_of_a_window_and_a_rate_of_zero_moves_nothi
             if k == 1:
                 np.testing.assert_array_equal(w.step_current, 0)
                 np.testing.assert_array_equal(w.velocity_norm, 0)
+            assert w.uniform.all()  # over parameters, whatever the schedule does
     np.testing.assert_allclose(w.step_current, w.decay + w.current + w.memory, rtol=0, atol=1e-14)
     assert np.abs(w.memory).max() > 1e-3
 
