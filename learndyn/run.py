@@ -181,6 +181,7 @@ def with_sources(settings: Any) -> Any:
     if not hasattr(settings, "sources"):
         return settings
     named = [getattr(settings, field, None) for field in ("task", "model", "optimizer", "schedule")]
+    named += [text for field in ("models", "optimizers") for text in getattr(settings, field, ())]
     digests = tuple(sorted({source(text) for text in named if isinstance(text, str)} - {""}))
     digests += tuple(map(_contents, getattr(settings, "checkpoints", ())))
     return replace(settings, sources=digests)

@@ -8,8 +8,9 @@ see that it works in float64, under `torch.func.functional_call` and `vmap`, and
 
 from learndyn.models.mlp import mlp
 from learndyn.models.resnet import resnet, resnet8, resnet20
+from learndyn.models.small_cnn import small_cnn
 from learndyn.models.vgg import tiny_vgg, vgg16
 
-BUILT_IN = ("mlp", "resnet", "resnet8", "resnet20", "tiny_vgg", "vgg16")
+BUILT_IN = ("mlp", "resnet", "resnet8", "resnet20", "small_cnn", "tiny_vgg", "vgg16")
 
-__all__ = ["BUILT_IN", "mlp", "resnet", "resnet20", "resnet8", "tiny_vgg", "vgg16"]
+__all__ = ["BUILT_IN", "mlp", "resnet", "resnet20", "resnet8", "small_cnn", "tiny_vgg", "vgg16"]

@@ -42,47 +42,56 @@ def tiny_vgg(
     return model
 
 
-def vgg16(input_shape: tuple[int, ...], classes: int, variant: str = "classifier") -> nn.Sequential:
-    """The two VGG-16 for CIFAR-10 in use: 13 convolutions with biases, batch normalisation and ReLU, and either
+def vgg16(
+    input_shape: tuple[int, ...], classes: int, variant: str = "classifier", batch_norm: bool = True
+) -> nn.Sequential:
+    """The VGG-16 for small images in use: 13 convolutions with biases, batch normalisation and ReLU, and one of
 
     - "classifier": a fifth pooling, then three linear layers of 4096, 4096 and `classes` with ReLU and dropout ½;
       convolutions kaiming-normal by fan out, linear layers N(0, 0.01²). 33,646,666 parameters for CIFAR-10.
     - "linear": the mean of the remaining 2x2 pixels and one linear layer; kaiming-normal by fan in (the form of the
       lottery-ticket experiments). 14,728,266 parameters for CIFAR-10.
+    - "flatten": a fifth pooling, all that is left of the image flattened, then three linear layers of 1024, 1024 and
+      `classes` with ReLU and dropout ½ (Tiny ImageNet in arXiv:2012.04728); kaiming-normal by fan out.
 
-    Biases start at zero. For images larger than 32x32 both take the mean over what the poolings leave.
+    Biases start at zero. For images larger than 32x32 the first two take the mean over what the poolings leave.
 
     Args:
         input_shape: (channels, height, width).
         classes: Outputs.
-        variant: "classifier" or "linear".
+        variant: "classifier", "linear" or "flatten".
+        batch_norm: Normalise before each ReLU of the convolutions.
 
     Raises:
         InputError: If the images are too small for the poolings (below 32 or 16 pixels a side), or the
             variant is unknown.
     """
-    if variant not in ("classifier", "linear"):
-        raise unknown("variant", variant, ("classifier", "linear"))
+    if variant not in ("classifier", "linear", "flatten"):
+        raise unknown("variant", variant, ("classifier", "linear", "flatten"))
     check_at_least(1, classes=classes)
-    full = variant == "classifier"
+    full = variant != "linear"
     channels = check_image(input_shape, 32 if full else 16, f"vgg16 ({variant})")
     layers: list[nn.Module] = []
     for i, (width, repeats) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))):
         layers += [nn.MaxPool2d(2)] if i else []
         for _ in range(repeats):
-            layers += conv(channels, width, batch_norm=True)
+            layers += conv(channels, width, batch_norm)
             channels = width
     features = nn.Sequential(*layers, *([nn.MaxPool2d(2)] if full else []))
     head: nn.Module = nn.Linear(512, classes)
     if full:
+        inputs, hidden = 512, 4096
+        if variant == "flatten":
+            inputs, hidden = 512 * (input_shape[1] // 32) * (input_shape[2] // 32), 1024
         head = nn.Sequential(
-            *(nn.Linear(512, 4096), nn.ReLU(), nn.Dropout(0.5)),
-            *(nn.Linear(4096, 4096), nn.ReLU(), nn.Dropout(0.5)),
-            nn.Linear(4096, classes),
+            *(nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(0.5)),
+            *(nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(0.5)),
+            nn.Linear(hidden, classes),
         )
-    model = nn.Sequential(OrderedDict(features=features, mean=GlobalMean(), classifier=head))
-    start_kaiming(features if full else model, mode="fan_out" if full else "fan_in")
-    for layer in head.modules() if full else ():
+    between: nn.Module = nn.Flatten() if variant == "flatten" else GlobalMean()
+    model = nn.Sequential(OrderedDict(features=features, mean=between, classifier=head))
+    start_kaiming(features if variant == "classifier" else model, mode="fan_out" if full else "fan_in")
+    for layer in head.modules() if variant == "classifier" else ():
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, 0.0, 0.01)
             nn.init.zeros_(layer.bias)

@@ -200,3 +200,38 @@ def score(record: xr.Dataset, predicted: xr.Dataset) -> xr.Dataset:
             errors["r2"][law, i] = 1 - (off**2).sum() / ((q[:, mine] - q[:, mine].mean(0)) ** 2).sum()
     data = {name: (("law", "curve"), values) for name, values in errors.items()} | {"moved": ("law", moved)}
     return xr.Dataset(data, {"law": record.law.values, "curve": curves, "kind": ("law", record.kind.values)})
+
+
+#: What a charge is spent on; with the first charge these add up to the last one, whatever the optimizer.
+SPENDING = ("decay", "current", "memory", "step_norm", "jump")
+
+
+def overlay(record: xr.Dataset, rows: int = 300) -> tuple[xr.Dataset, xr.Dataset]:
+    """A record and its forecast, small enough to draw and to keep.
+
+    Args:
+        record: What `read` returns.
+        rows: At most so many and the last one are kept; the scores are of all.
+
+    Returns:
+        measured: `q` over `(step, charge)`; `spent`, the sums of `SPENDING` since the first row, over `(part, step,
+            charge)`, and `unsplit`, that of the step's current where the optimizer's steps are not split; `residual`,
+            what the budget does not explain, relative to the size of the charge; `mark` and settings.
+        predicted: `q` over `(curve, step, charge)`, and the `score` of each curve, with `why` there is none.
+
+    Raises:
+        InputError: If the record has no laws, or no two rows without a break.
+    """
+    predicted = forecast(record)
+    scores = score(record, predicted)
+    kept = np.unique(np.append(np.arange(0, record.sizes["step"], -(-record.sizes["step"] // rows)), -1))
+    kept = np.unique(kept % record.sizes["step"])
+    total = record[[*SPENDING, "step_current"]].fillna(0.0).cumsum("step")
+    parts = xr.concat([total[name] for name in SPENDING], xr.Variable("spending", list(SPENDING)))
+    explained = total.step_current + total.step_norm + total.jump
+    size = abs(record.q).max("step").clip(min=1e-300)
+    residual = abs(record.q - record.q.isel(step=0) - explained) / size
+    measured = record[["q", "mark", *SETTINGS]].assign(spent=parts, unsplit=total.step_current, residual=residual)
+    curves = xr.concat([predicted[name] for name in CURVES], xr.Variable("curve", list(CURVES)))
+    laid = xr.Dataset({"q": curves, "why": predicted.why}).merge(scores.drop_vars("kind"))
+    return measured.isel(step=kept), laid.isel(step=kept)

@@ -12,8 +12,9 @@ from learndyn.tasks.mnist import mnist
 from learndyn.tasks.mnist5000 import mnist5000
 from learndyn.tasks.supervised import Batch, Supervised, Task, cross_entropy, place
 from learndyn.tasks.teacher import teacher
+from learndyn.tasks.tiny_imagenet import tiny_imagenet
 
-BUILT_IN = ("cifar10", "digits", "mnist", "mnist5000", "npz", "teacher")
+BUILT_IN = ("cifar10", "digits", "mnist", "mnist5000", "npz", "teacher", "tiny_imagenet")
 
 __all__ = [
     "BUILT_IN",
@@ -28,4 +29,5 @@ __all__ = [
     "npz",
     "place",
     "teacher",
+    "tiny_imagenet",
 ]
