@@ -29,7 +29,7 @@ learndyn: a laboratory for the learning dynamics of neural networks
   learndyn list                        experiments, presets, tasks, models, observables, laws
   learndyn run EXPERIMENT [options]    run it, or finish it, or find it finished; report at the end
   learndyn run EXPERIMENT --help       all its options
-  learndyn report RUN_FOLDER ...       draw the report again
+  learndyn report FOLDER ...           draw the report of a run again, or of what a Recorder wrote
   learndyn phase-check FACTORY         is your own run chaotic, from where on is merging safe? (--help)
   learndyn symmetries FACTORY          which symmetries a network has, and what broke the others (--help)
   learndyn --version
@@ -348,12 +348,19 @@ class _Lines:
 
 def _report(words: list[str]) -> None:
     from learndyn.experiments import find
+    from learndyn.experiments.neural_mechanics import recording
     from learndyn.record import locked, read_record
+    from learndyn.recorder.file import FILE
     from learndyn.report.page import write_report
 
     if not words:
         raise InputError("Say which run: learndyn report runs/two-phase-...")
     for word in words:
+        if (Path(word) / FILE).is_file():
+            results, claims = recording.write(Path(word))
+            _print(recording, results, claims)
+            print(f"\nreport   {Path(word) / 'report.html'}")
+            continue
         record = read_record(Path(word))
         experiment = find(record.experiment)
         if not record.results_file.exists():

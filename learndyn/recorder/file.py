@@ -107,6 +107,6 @@ def read(folder: str | Path) -> xr.Dataset:
         "law_of": ("charge", owner),
         "unit": ("charge", unit),
     }
-    known = {name: header[name] for name in ("optimizer", "learndyn", "torch")}
+    known = {name: header[name] for name in ("model", "dtype", "device", "optimizer", "learndyn", "torch")}
     attributes = known | {"options": json.dumps(header["options"]), "split": int(header["split"]), "rows_lost": lost}
     return xr.Dataset(data, coordinates, attributes)

@@ -562,8 +562,10 @@ def _identity(tensor: Tensor) -> tuple[int, int]:
 
 def _options(group: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among the options of a parameter group; Adam's first β as momentum."""
-    kinds = (bool, int, float, Tensor)
-    numbers = {k: float(v) for k, v in group.items() if isinstance(v, kinds) and torch.as_tensor(v).numel() == 1}
+    scalars = {
+        k: v for k, v in group.items() if isinstance(v, (int, float)) or (isinstance(v, Tensor) and v.numel() == 1)
+    }
+    numbers = {k: float(v) for k, v in scalars.items()}
     betas = group.get("betas", ())
     return numbers | ({"momentum": float(betas[0]), "beta2": float(betas[1])} if len(betas) == 2 else {})
 

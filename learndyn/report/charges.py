@@ -1,5 +1,6 @@
 """Figures of charges: the laws over the measurement, what is left, the plane of charge and velocity, the budget."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from learndyn.report.figures import Figure, legend
+from learndyn.report.figures import Figure
 from learndyn.report.style import COLOURS, style
 
 COLUMNS = 4  # laws side by side, at most
-LINES = 7  # charges in a panel, at most
+STILL = 1e-12  # of a charge: a smaller change shows nothing
+POINTS = 100  # of a way through the plane of charge and velocity
+LINES = 6  # charges in a panel, at most
 KINDS = ("scale", "rescale", "translation", "matrix", "dead")
 WORDS = {
     "gradient_flow": "gradient flow",
@@ -47,9 +50,9 @@ class Overlay:
     predicted: xr.Dataset
 
     @property
-    def best(self) -> str:
-        """The curve to be laid over the measurement."""
-        return "continuous"
+    def title(self) -> str:
+        """The name on short lines."""
+        return "\n".join(line for part in self.name.splitlines() for line in textwrap.wrap(part, 24))
 
     def charges(self, law: int, count: int = LINES) -> np.ndarray:
         """Some charges of a law, evenly chosen from the one that moved least to the one that moved most."""
@@ -80,7 +83,7 @@ def overlays(runs: Sequence[Overlay], name: str = "charges") -> Figure:
         for row, run in zip(axes, runs):
             for ax, law in zip(row, laws):
                 _charges(ax, run, law)
-            row[0].set_ylabel(f"{run.name}\ncharge")
+            row[0].set_ylabel(f"{run.title}\n\ncharge")
         for ax, law in zip(axes[0], laws):
             ax.set_title(_title(runs[0].measured, law))
         for ax in axes[-1]:
@@ -115,7 +118,7 @@ def _charges(ax: Axes, run: Overlay, law: int) -> None:
     steps = run.measured.step.values
     for i, charge in enumerate(run.charges(law)):
         ax.plot(steps, run.measured.q.values[:, charge], color=COLOURS[i % 6], linewidth=2.2, alpha=0.75)
-        ax.plot(steps, run.predicted.q.sel(curve=run.best).values[:, charge], "--", color="black", linewidth=0.9)
+        ax.plot(steps, run.predicted.q.sel(curve="continuous").values[:, charge], "--", color="black", linewidth=0.9)
     if run.predicted.why.values[law]:
         _say(ax, "no prediction")
     _breaks(ax, run.measured)
@@ -150,7 +153,7 @@ def residuals(runs: Sequence[Overlay], name: str = "residuals") -> Figure:
                 change = np.linalg.norm(q - q[0], axis=1).max()
                 for i, curve in enumerate(curves):
                     off = np.linalg.norm(run.predicted.q.sel(curve=curve).values[:, mine] - q, axis=1)
-                    if np.isfinite(off).any() and run.predicted.moved.values[law] > 1e-12:
+                    if np.isfinite(off).any() and run.predicted.moved.values[law] > STILL:
                         ax.semilogy(
                             run.measured.step.values[1:],
                             np.maximum(off[1:] / change, 1e-17),
@@ -160,7 +163,7 @@ def residuals(runs: Sequence[Overlay], name: str = "residuals") -> Figure:
                         )
                 if not ax.lines:
                     _say(ax, "the charges did not move" if not run.predicted.why.values[law] else "no prediction")
-            row[0].set_ylabel(f"{run.name}\n|off| / largest change")
+            row[0].set_ylabel(f"{run.title}\n\n|off| / largest change")
         for ax, law in zip(axes[0], laws):
             ax.set_title(_title(runs[0].measured, law))
         for ax in axes[-1]:
@@ -170,8 +173,8 @@ def residuals(runs: Sequence[Overlay], name: str = "residuals") -> Figure:
     caption = (
         "Distance between predicted and measured charges of a law (Euclidean over its charges), relative to the "
         "largest change that was measured. The exact law is at rounding where the symmetry holds; where the epsilon of "
-        "a norm breaks it, adding the measured current B(θ, g) brings it there. A residual above that is a broken symmetry or "
-        "a fault in the training code."
+        "a norm breaks it, adding the measured current B(θ, g) brings it there. A residual above that is a broken "
+        "symmetry or a fault in the training code."
     )
     return Figure(name, drawing, caption)
 
@@ -198,7 +201,7 @@ def portraits(runs: Sequence[Overlay], name: str = "portraits") -> Figure:
 
 
 def _portrait(ax: Axes, run: Overlay, law: int) -> None:
-    m = run.measured
+    m = run.measured.isel(step=slice(None, None, max(1, run.measured.sizes["step"] // POINTS)))
     time = np.asarray(m.time.values, float)
     middle = (np.diff(time) > 0).nonzero()[0]
 
@@ -209,17 +212,22 @@ def _portrait(ax: Axes, run: Overlay, law: int) -> None:
         q, v = velocity(m.q.values[:, charge])
         ax.plot(q, v, color=COLOURS[i % 6], linewidth=1.6, alpha=0.7)
         ax.plot(q[-1:], v[-1:], "o", color=COLOURS[i % 6])
-        ax.plot(*velocity(run.predicted.q.sel(curve=run.best).values[:, charge]), "--", color="black", linewidth=0.8)
+        ax.plot(
+            *velocity(run.predicted.q.sel(curve="continuous", step=m.step).values[:, charge]),
+            "--",
+            color="black",
+            linewidth=0.8,
+        )
     decay, momentum = (float(m[name].isel(law=law, step=-1).mean()) for name in ("weight_decay", "momentum"))
     left, right = ax.get_xlim()
     line = np.array([left, right])
     if np.isfinite([decay, momentum]).all():
         ax.plot(line, -2 * decay * line / (1 - momentum), ":", color="grey", linewidth=1.2)
-    ax.set(xlabel="charge $q$", ylabel="$dq/dt$", title=run.name, xlim=(left, right))
+    ax.set(xlabel="charge $q$", ylabel="$dq/dt$", title=run.title, xlim=(left, right))
 
 
 def budgets(runs: Sequence[Overlay], name: str = "budgets") -> Figure:
-    """What the charges of a law were spent on, all of them together: a row a run, a column a law."""
+    """What moved the charge of a law that moved most: a row a run, a column a law."""
     laws = shown(runs[0])
     with style():
         drawing, axes = plt.subplots(
@@ -228,19 +236,22 @@ def budgets(runs: Sequence[Overlay], name: str = "budgets") -> Figure:
         for row, run in zip(axes, runs):
             for ax, law in zip(row, laws):
                 _budget(ax, run, law)
-            row[0].set_ylabel(f"{run.name}\nchange")
+            row[0].set_ylabel(f"{run.title}\n\nchange of a charge")
         for ax, law in zip(axes[0], laws):
             ax.set_title(_title(runs[0].measured, law))
         for ax in axes[-1]:
             ax.set_xlabel("step")
-        handles = [Line2D([], [], color=COLOURS[i], label=words) for i, words in enumerate(PARTS.values())]
+        outside = any((run.measured.mark.values & 1).any() for run in runs)
+        named = list(PARTS.values())[: None if outside else -1]
+        handles = [Line2D([], [], color=COLOURS[i], label=words) for i, words in enumerate(named)]
         handles += [Line2D([], [], color="black", linewidth=2, label="together, as measured")]
         drawing.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     caption = (
-        "The budget of each law, summed over its charges since the first step: decay and the gradient pull, momentum "
-        "passes on what earlier steps began, and the length of the steps pushes outwards. Together they are the change "
-        "of the charge, exactly, for every optimizer. The gradient's part vanishes where the symmetry holds and "
-        "nothing stands between gradient and step; under Adam it is the current that the preconditioner drives."
+        "The budget of one charge of each law, that which moved most, summed up since the first step: decay and the "
+        "gradient pull, momentum passes on what earlier steps began, and the length of the steps pushes outwards. "
+        "Together they are the change of the charge, exactly, for every optimizer. The gradient's part vanishes where "
+        "the symmetry holds and nothing stands between gradient and step; under Adam it is the current that the "
+        "preconditioner drives."
     )
     return Figure(name, drawing, caption)
 
@@ -248,16 +259,18 @@ def budgets(runs: Sequence[Overlay], name: str = "budgets") -> Figure:
 def _budget(ax: Axes, run: Overlay, law: int) -> None:
     m = run.measured
     mine = np.flatnonzero(m.law_of.values == law)
+    away = np.abs(m.q.values[:, mine] - m.q.values[0, mine])
+    charge = mine[np.nan_to_num(away).max(0).argmax()]
+    if not run.predicted.moved.values[law] > STILL:
+        _say(ax, "the charges did not move")
+        ax.set_yticks([])
+        return
     for i, part in enumerate(PARTS):
-        values = m.spent.sel(spending=part).values[:, mine].sum(1)
+        values = m.spent.sel(spending=part).values[:, charge]
         if part != "jump" or np.abs(values).max() > 1e-9:
             ax.plot(m.step, values, color=COLOURS[i], linewidth=1.4)
     if not m.attrs.get("split", 1):
-        ax.plot(m.step, m.unsplit.values[:, mine].sum(1), color=COLOURS[3], linewidth=1.4)
+        ax.plot(m.step, m.unsplit.values[:, charge], color=COLOURS[3], linewidth=1.4)
         _say(ax, "gradient, momentum and decay together")
-    q = m.q.values[:, mine].sum(1)
-    ax.plot(m.step, q - q[0], color="black", linewidth=2)
+    ax.plot(m.step, m.q.values[:, charge] - m.q.values[0, charge], color="black", linewidth=2)
     _breaks(ax, m)
-
-
-__all__ = ["Overlay", "budgets", "legend", "overlays", "portraits", "residuals", "shown"]

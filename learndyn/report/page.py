@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
@@ -64,37 +65,50 @@ def write_report(record: Record, experiment: ModuleType, results: xr.DataTree) -
     Raises:
         InputError: If a file cannot be written.
     """
+    environment = read_json(record.folder / "environment.json")
+    return write_page(record.folder, experiment, results, record.settings, environment, command(record))
+
+
+def write_page(
+    folder: Path,
+    experiment: ModuleType,
+    results: xr.DataTree,
+    settings: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    command: str,
+) -> list[Claim]:
+    """Draw the figures and write claims.json and report.html into a folder, in the words of an experiment.
+
+    Returns:
+        The claims.
+
+    Raises:
+        InputError: If a file cannot be written.
+    """
     claims = experiment.claims(results)
     figures = experiment.figures(results)
-    write_text(record.folder / "claims.json", to_json(claims))
-    pictures = [(figure, _save(figure, record.folder / "figures")) for figure in figures]
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number}
-    template = environment.from_string(
-        resources.files("learndyn.report").joinpath("page.html").read_text(encoding="utf-8")
-    )
+    write_text(folder / "claims.json", to_json(claims))
+    pictures = [(figure, _save(figure, folder / "figures")) for figure in figures]
+    engine = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    engine.filters |= {"number": number}
+    template = engine.from_string(resources.files("learndyn.report").joinpath("page.html").read_text(encoding="utf-8"))
     page = template.render(
         title=experiment.TITLE,
         paper=experiment.PAPER,
-        name=record.folder.name,
-        run=record.settings,
+        name=folder.resolve().name,
         lead=experiment.lead(results),
         notes=experiment.notes(results),
         claims=claims,
         interval=interval,
         tables=experiment.tables(results),
         pictures=pictures,
-        settings={key: _shown(value) for key, value in record.settings.items()},
-        environment={key: _shown(value) for key, value in read_json(record.folder / "environment.json").items()},
-        command=command(record),
-        files=sorted(
-            p.name for p in record.folder.glob("*") if p.is_file() and p.name[0] != "." and p.name != "report.html"
-        ),
+        settings={key: _shown(value) for key, value in settings.items()},
+        environment={key: _shown(value) for key, value in environment.items()},
+        command=command,
+        files=sorted(p.name for p in folder.glob("*") if p.is_file() and p.name[0] != "." and p.name != "report.html"),
         version=__version__,
     )
-    write_text(record.folder / "report.html", page)
+    write_text(folder / "report.html", page)
     return claims
 
 

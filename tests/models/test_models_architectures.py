@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from learndyn.errors import InputError
-from learndyn.models import mlp, resnet, resnet8, resnet20, tiny_vgg, vgg16
+from learndyn.models import mlp, resnet, resnet8, resnet20, small_cnn, tiny_vgg, vgg16
 from learndyn.models.mlp import ACTIVATIONS
 from learndyn.models.resnet import Block, PadShortcut
 
@@ -28,6 +28,9 @@ def layers(model, kind):
         (lambda: tiny_vgg((1, 8, 8), 10), 18_594),
         (lambda: vgg16((3, 32, 32), 10), 33_646_666),
         (lambda: vgg16((3, 32, 32), 10, variant="linear"), 14_728_266),
+        (lambda: vgg16((3, 64, 64), 200, variant="flatten"), 18_075_912),
+        (lambda: vgg16((3, 64, 64), 200, variant="flatten", batch_norm=False), 18_067_464),
+        (lambda: small_cnn((1, 8, 8), 10), 3_674),
         (lambda: resnet20((3, 32, 32), 10), 269_722),
         (lambda: resnet20((3, 32, 32), 10, shortcut="conv"), 272_474),
     ],
@@ -126,6 +129,8 @@ def test_a_wrong_mlp_is_refused(options, message):
         ),
         (lambda: tiny_vgg((1, 8, 8), 10, widths=()), "widths=0 is too small"),
         (lambda: tiny_vgg((1, 8, 8), 10, widths=(8, 0)), "widths=0 is too small"),
+        (lambda: small_cnn((1, 3, 8), 10), "small_cnn halves .* at least 4x4"),
+        (lambda: small_cnn((1, 8, 8), 10, hidden=0), "hidden=0 is too small"),
         (lambda: vgg16((3, 31, 32), 10), r"vgg16 \(classifier\) halves .* at least 32x32"),
         (lambda: vgg16((3, 8, 8), 10, "linear"), r"vgg16 \(linear\) halves .* at least 16x16"),
         (lambda: vgg16((3, 32, 32), 10, "linaer"), "no variant 'linaer'; did you mean 'linear'"),

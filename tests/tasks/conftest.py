@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 
 def idx(array):
@@ -61,6 +62,18 @@ class Small:
             test_labels=self.test_labels.astype(np.uint8),
         )
 
+    def write_tiny_imagenet(self, folder):
+        names = [f"n{label:08d}" for label in range(10)]
+        for split, images, labels in (
+            ("train", self.images, self.labels),
+            ("val", self.test_images, self.test_labels),
+        ):
+            for i, (image, label) in enumerate(zip(images, labels)):
+                place = folder / split / names[label] / "images"
+                place.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image.transpose(1, 2, 0)).save(place / f"{i}.png")
+        (folder / "wnids.txt").write_text("\n".join(names))
+
     def write_idx(self, folder, zipped=False):
         folder.mkdir(parents=True, exist_ok=True)
         for name, array in (
@@ -109,6 +122,7 @@ def with_mlxtend(monkeypatch, mlxtend_stand_in):
 def required(tmp_path, colour, grey, with_mlxtend):
     """A value for every argument without a default that a built-in task may have, by the argument's name."""
     colour.write_binary(tmp_path / "data")
+    colour.write_tiny_imagenet(tmp_path / "data")
     grey.write_idx(tmp_path / "data")
     colour.write_npz(tmp_path / "data" / "some.npz")
     return {"data_dir": tmp_path / "data", "path": tmp_path / "data" / "some.npz"}

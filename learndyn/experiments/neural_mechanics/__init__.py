@@ -8,7 +8,7 @@ same by the paper's continuous laws and by the exact discrete ones.
 """
 
 from learndyn.experiments.neural_mechanics.claims import claims
-from learndyn.experiments.neural_mechanics.measure import gather, measure, parts, work
+from learndyn.experiments.neural_mechanics.runs import gather, measure, parts, work
 from learndyn.experiments.neural_mechanics.settings import PRESETS, Settings, validate
 from learndyn.experiments.neural_mechanics.summary import figures, lead, notes, tables
 

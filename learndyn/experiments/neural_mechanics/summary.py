@@ -22,6 +22,11 @@ def _first_seed(results: xr.DataTree) -> list[list[Overlay]]:
 
 def figures(results: xr.DataTree) -> list[Figure]:
     """All figures of the report."""
+    return [*run_figures(results), toy_symmetries(), modified_equations()]
+
+
+def run_figures(results: xr.DataTree) -> list[Figure]:
+    """Charges, residuals, portraits and budgets of the runs of the first seed."""
     made = []
     by_model = _first_seed(results)
     for i, runs in enumerate(by_model):
@@ -31,7 +36,7 @@ def figures(results: xr.DataTree) -> list[Figure]:
             made += [overlays(predicted, f"charges{end}"), residuals(predicted, f"residuals{end}")]
             made.append(portraits(predicted, f"portraits{end}"))
         made.append(budgets(runs, f"budgets{end}"))
-    return [*made, toy_symmetries(), modified_equations()]
+    return made
 
 
 def lead(results: xr.DataTree) -> list[str]:
@@ -41,6 +46,12 @@ def lead(results: xr.DataTree) -> list[str]:
     counts = {run.measured.attrs["model"]: run.measured.sizes["charge"] for run in runs}
     said = ", ".join(f"{model} with {count} charges" for model, count in counts.items())
     run = f"{said}, on {s['task']}, {s['schedule']} schedule, {s['steps']} steps in {s['dtype']}; {len(runs)} runs."
+    return [run, *answer(results)]
+
+
+def answer(results: xr.DataTree) -> list[str]:
+    """How well the laws predict, in a sentence."""
+    runs = overlays_of(results)
     errors = {
         curve: [
             float(e)
@@ -52,16 +63,14 @@ def lead(results: xr.DataTree) -> list[str]:
     }  # fmt: skip
     if not errors["exact"]:
         return [
-            run,
-            "No run is one of SGD with the same settings for all parameters: budgets only.",
+            "No run is one of SGD with the same settings for all parameters: there are budgets, but no predictions."
         ]
     median = {curve: number(100 * float(np.median(values))) for curve, values in errors.items()}
-    answer = (
+    return [
         f"Relative to how far they moved, charges are predicted from their first value and the lengths of the steps to "
         f"{median['continuous']} % by the paper's continuous law and to {median['exact']} % by the exact one (median "
         f"over laws and runs); by weight decay alone to {median['decay_only']} %."
-    )
-    return [run, answer]
+    ]
 
 
 def notes(results: xr.DataTree) -> list[str]:

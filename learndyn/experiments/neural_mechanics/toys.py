@@ -34,9 +34,9 @@ def product_loss(w: Tensor) -> Tensor:
 
 
 TOYS: tuple[tuple[str, str, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], ...] = (
-    ("translation: softmax", "w1 + w2", softmax_loss, lambda w: w.sum(-1)),
-    ("scale: batch norm", "w1² + w2²", normalised_loss, lambda w: w.square().sum(-1)),
-    ("rescale: linear", "w2² − w1²", product_loss, lambda w: w[..., 1].square() - w[..., 0].square()),
+    ("translation: softmax", "$w_1 + w_2$", softmax_loss, lambda w: w.sum(-1)),
+    ("scale: batch norm", "$w_1^2 + w_2^2$", normalised_loss, lambda w: w.square().sum(-1)),
+    ("rescale: linear", "$w_2^2 - w_1^2$", product_loss, lambda w: w[..., 1].square() - w[..., 0].square()),
 )
 
 
@@ -60,8 +60,8 @@ def toy_symmetries() -> Figure:
             ax.contour(fine[..., 0], fine[..., 1], charge(fine), levels=9, cmap="viridis", linewidths=1.2)
             flow = field(loss, coarse)
             length = flow.norm(dim=-1, keepdim=True)
-            flow = flow / length.clamp_min(1e-12) * (length / length.max()) ** 0.25
-            ax.quiver(coarse[..., 0], coarse[..., 1], flow[..., 0], flow[..., 1], color="black", alpha=0.75, scale=26)
+            flow = flow / length.clamp_min(1e-12) * (length / length.median()).clamp(max=1) ** 0.25
+            ax.quiver(coarse[..., 0], coarse[..., 1], flow[..., 0], flow[..., 1], color="black", alpha=0.75, scale=22)
             ax.set(xlabel="$w_1$", ylabel="$w_2$", title=f"{title}\nconserved: {words}", aspect="equal")
     caption = (
         "Negative gradients (arrows, lengths compressed) of three losses of two weights, and level lines of the charge "
