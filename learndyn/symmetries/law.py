@@ -105,7 +105,7 @@ class SymmetryLaw:
         return self._gather(lambda t: t.matrix(u[t.parameter]) * t.matrix(v[t.parameter]))
 
     def total(self, u: Tensors) -> Float[Tensor, " charges"]:
-        """The sum Σ w u of a linear law; float64."""
+        """The sum Σ w u, for a linear law its charge if u are the parameters; float64."""
         return self._gather(lambda t: t.matrix(u[t.parameter]))
 
     def charge(self, parameters: Tensors) -> Float[Tensor, " charges"]:
@@ -118,10 +118,9 @@ class SymmetryLaw:
 
     def violation(self, parameters: Tensors, gradients: Tensors, noise: float = 0.0) -> Float[Tensor, " charges"]:
         """|⟨g, X⟩| / Σ |g ⊙ X|; 0 where that sum is not above the noise: no gradient comes back at all."""
-        positive = self.absolute()
-        above = {name: gradients[name].abs() for name in self.parameters}
-        size = positive.current({name: parameters[name].abs() for name in self.parameters}, above)
-        current = self.current(parameters, gradients).abs()
+        products = {n: gradients[n] if self.linear else parameters[n] * gradients[n] for n in self.parameters}
+        current = self.total(products).abs()
+        size = self.absolute().total({name: product.abs() for name, product in products.items()})
         return torch.where(size > noise, current / size.clamp_min(1e-300), 0.0)
 
     def absolute(self) -> SymmetryLaw:

@@ -91,7 +91,7 @@ class Probe:
         made = {}
         for name, p in self.model.named_parameters():
             spread = float(p.detach().std()) if p.numel() > 1 else 0.0
-            noise = torch.randn(p.shape, generator=draw, dtype=torch.float64)
+            noise = torch.randn(p.shape, generator=draw)  # in float32: there may be millions
             made[name] = p.detach() + size * (spread or 0.1) * noise if p.requires_grad else p.detach().clone()
         return made
 
@@ -153,9 +153,12 @@ def violation(law: Law, at: list[Point]) -> float:
     return max(float(law.violation(p.parameters, g, p.noise).max()) for p in at for g in p.gradients)
 
 
-def change(laws: list[Law], probe: Probe, at: list[Point]) -> float:
-    """The relative change of the outputs under random finite transformations, of all charges of all laws at once."""
-    worst = 0.0
+def change(laws: list[Law], probe: Probe, at: list[Point], known: dict[int, Tensor] | None = None) -> float:
+    """The relative change of the outputs under random finite transformations, of all charges of all laws at once.
+
+    The first that is too large ends the search. What is `known` of the outputs before is used, and added to.
+    """
+    worst, known = 0.0, {} if known is None else known
     for seed, scale in enumerate(SCALES):
         parameters = moved = at[seed % len(at)].parameters
         draw = torch.Generator().manual_seed(seed)
@@ -167,17 +170,22 @@ def change(laws: list[Law], probe: Probe, at: list[Point]) -> float:
                 chosen = (2 * torch.rand(law.size, generator=draw, dtype=torch.float64) - 1) * math.log(2)
                 chosen = 5 * chosen if law.linear else chosen
             moved = moved | law.apply(moved, chosen)
-        before, after = probe.outputs(parameters, scale), probe.outputs(moved, scale)
+        if seed not in known:
+            known[seed] = probe.outputs(parameters, scale)
+        before, after = known[seed], probe.outputs(moved, scale)
         worst = max(worst, float((after - before).norm() / before.norm().clamp_min(1e-300)))
+        if not worst < TOLERANCE:
+            break
     return worst
 
 
-def holding(laws: list[Law], probe: Probe, at: list[Point]) -> list[Law]:
+def holding(laws: list[Law], probe: Probe, at: list[Point], known: dict[int, Tensor] | None = None) -> list[Law]:
     """Those whose finite transformations leave the outputs alone; tried together, and in halves where that fails."""
-    if not laws or change(laws, probe, at) < TOLERANCE:
+    known = {} if known is None else known
+    if not laws or change(laws, probe, at, known) < TOLERANCE:
         return laws
     half = len(laws) // 2
-    return holding(laws[:half], probe, at) + holding(laws[half:], probe, at) if half else []
+    return holding(laws[:half], probe, at, known) + holding(laws[half:], probe, at, known) if half else []
 
 
 def translations(trace: Trace, probe: Probe, at: list[Point]) -> list[Law]:
@@ -189,12 +197,13 @@ def translations(trace: Trace, probe: Probe, at: list[Point]) -> list[Law]:
     gradients = [g for p in at for g in p.gradients]
     largest = max(float(g.abs().max()) for gradient in gradients for g in gradient.values() if g.numel())
     candidates: list[Law] = []
+    sizes: list[Tensor] = []  # of the gradients of a part
 
     def candidate(kind: str, part: Any, side: str, begin: int, end: int, index: Tensor, size: int) -> None:
         charge = torch.arange(size) if size == len(index) else torch.zeros(len(index), dtype=torch.int64)
         ones = torch.ones(len(index), dtype=torch.float64)
         law = SymmetryLaw(kind, size, (Term(part.name, side, begin, end, index, charge, ones),))
-        if all(_vanishes(law, g, largest) for g in gradients):
+        if all(_vanishes(law, {part.name: g[part.name]}, {part.name: a}, largest) for g, a in zip(gradients, sizes)):
             candidates.append(law)
 
     for part in trace.parts.values():
@@ -202,7 +211,8 @@ def translations(trace: Trace, probe: Probe, at: list[Point]) -> list[Law]:
         if not tensor.ndim or not tensor.numel():
             continue
         count, rest = len(tensor), part.size // len(tensor)
-        asleep = torch.stack([g[part.name].abs().reshape(count, -1).amax(1) for g in gradients]).amax(0)
+        sizes = [g[part.name].abs() for g in gradients]
+        asleep = torch.stack([size.reshape(count, -1).amax(1) for size in sizes]).amax(0)
         dead = (asleep < 1e-12 * largest).nonzero().flatten()
         if tensor.ndim == 1 and len(dead):
             candidate("dead", part, "rows", 0, count, dead, len(dead))
@@ -215,8 +225,8 @@ def translations(trace: Trace, probe: Probe, at: list[Point]) -> list[Law]:
     return holding(candidates, probe, at)
 
 
-def _vanishes(law: SymmetryLaw, gradients: Parameters, largest: float) -> bool:
-    size = law.total({name: gradients[name].abs() for name in law.parameters})
+def _vanishes(law: SymmetryLaw, gradients: Parameters, sizes: Parameters, largest: float) -> bool:
+    size = law.total(sizes)
     if law.kind == "dead":
         return bool((size < 1e-11 * largest).all())
     return bool(
