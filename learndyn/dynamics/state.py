@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,17 @@ class State:
     def lr(self, group: int = 0) -> float:
         """Learning rate that the next step will use."""
         return self.optimizer.param_groups[group]["initial_lr"] * self.schedule(self.step)
+
+
+@dataclass(frozen=True)
+class ForeignState(State):
+    """A state of somebody else's training: perhaps without a task or an optimizer, or with one that is none of torch's.
+
+    What an observable needs of it must be there.
+    """
+
+    optimizer: Any
+    task: Any
 
 
 def start(

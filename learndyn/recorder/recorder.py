@@ -10,7 +10,6 @@ import warnings
 import weakref
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,12 @@ import torch
 from torch import nn
 
 import learndyn
-from learndyn.dynamics.state import State
+from learndyn.dynamics.state import ForeignState
 from learndyn.dynamics.train import Observable, dimensions
 from learndyn.errors import InputError
 from learndyn.noise import isolated
 from learndyn.recorder.file import COORDINATES, FILE, FORMAT, MORE, PER_LAW, parse
 from learndyn.recorder.ledger import MARKS, QUANTITIES, SETTINGS, Ledger
-
-
-@dataclass(frozen=True)
-class ForeignState(State):
-    """A state of somebody else's training, perhaps without a task, or with an optimizer that is none of torch's."""
-
-    optimizer: Any
-    task: Any
-
 
 _recording: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
