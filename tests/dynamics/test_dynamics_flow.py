@@ -93,8 +93,8 @@ def test_descent_comes_nearer_at_first_order():
 def test_rates_of_their_own():
     found = flow(Weights([1.0]), bowl([1.0]), torch.tensor([0.5]), {"theta": lambda s: s.model()}, {"theta": 3.0})
     assert float(found.series.theta[0, 0]) == pytest.approx(math.exp(-1.5), rel=1e-9)
-    slow = descent(Weights([1.0]), bowl([1.0]), 0.5, 1000, {"theta": 3.0})
-    assert float(slow()) == pytest.approx(math.exp(-1.5), rel=2e-3)
+    slow = descent(Weights([1.0]), bowl([1.0]), 0.5, 200, {"theta": 3.0})
+    assert float(slow()) == pytest.approx(math.exp(-1.5), rel=1e-2)
     with pytest.raises(InputError, match="rates names 'phi', which is no trainable parameter"):
         flow(Weights([1.0]), bowl([1.0]), torch.tensor([0.5]), rates={"phi": 1.0})
 
