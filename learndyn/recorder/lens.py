@@ -33,6 +33,7 @@ COLUMNS = {
     "bias_share": ("share of those biases in the charge", ""),
     "angle": ("root-mean-square angle of a step", "rad"),
     "equilibrium_angle": ("angle of a step where decay and steps balance; for AdamW an upper bound", "rad"),
+    "squared_step": ("N(Δ), mean over the steps of the window", "weight^2"),
     "balance": ("what decay takes over what steps give, 2ηλ|q|² / ((1+β) N(step)); 1 at equilibrium", ""),
     "effective_lr": ("η/(μ|q|²), the learning rate of the direction", "1/gradient^2"),
     "sphere_gradient": ("|ĝ|² = |q|²|∇f|², mean over the window", "loss^2"),
@@ -41,6 +42,9 @@ COLUMNS = {
     "fourth_power_smooth": ("|q|⁴ of the adaptive-optimizer picture with ϕ = 1", "weight^4"),
     "predicted_effective_lr": ("η/(μ|q|²) of the picture with the measured ϕ", "1/gradient^2"),
     "discrete": ("|q|² of the exact law of SGD", "weight^2"),
+    "lr": ("learning rate η(1−τ)", ""),
+    "decay": ("weight decay λ", ""),
+    "momentum": ("momentum β", ""),
     "memory": ("memory (1−β)/(4ηλ) of the implicit RMSProp", "step"),
     "equilibrium_norm": ("|q|² where the picture stands still, gradients as they are now", "weight^2"),
     "steps_to_equilibrium": ("steps until |q|² is within a tenth of that", "step"),
@@ -69,7 +73,7 @@ class _Windows(NamedTuple):
     dampening: Array
 
 
-def lens(record: xr.Dataset, law: str | int | None = None) -> xr.Dataset:
+def lens(record: xr.Dataset, law: str | int | None = None, horizon: float | None = None) -> xr.Dataset:
     """What a scale law's record says of the directions: effective learning rates, memories, angles, predictions.
 
     For SGD with any momentum, dampening, coupled decay and schedule. Rows may be any number of steps apart: what is
@@ -86,10 +90,12 @@ def lens(record: xr.Dataset, law: str | int | None = None) -> xr.Dataset:
     Args:
         record: As `read` gives it.
         law: Name or number of the law; needed where there are several scale laws.
+        horizon: Steps over which ϕ and equilibria are averaged; by default max(50, 5/(1−β)).
 
     Returns:
-        Over (step, charge), `COLUMNS`; of these `memory` and `equilibrium_angle` over (step). What is of a window
-        stands at its end and is nan in the first row. And `verdict` over (charge), of the last quarter of the rows.
+        Over (step, charge), `COLUMNS`; of these the settings, `memory` and `equilibrium_angle` over (step). What is of
+        a window stands at its end and is nan in the first row. And `verdict` over (charge), of the last quarter of
+        the rows.
 
     Raises:
         InputError: If there is no such law or no two rows, the law is no scale law, or its parameters had different
@@ -104,9 +110,11 @@ def lens(record: xr.Dataset, law: str | int | None = None) -> xr.Dataset:
         notes.append("The charge contains a bias, which does not turn; record its dead law to have it taken out.")
     steps = record.step.values[rows]
     columns: dict[str, Array] = {"q": q, "bias_share": share, "angle": _first(_angles(w))}
+    columns["squared_step"] = _first(w.norm / w.steps)
+    columns |= {"lr": _first(_lr(w)), "decay": _first(w.decay), "momentum": _first(w.momentum)}
     fits = bool((4 * _lr(w) * w.decay < 1 - w.momentum).all())
     if kind == "SGD":
-        columns |= _balance(w) | _picture(q, w, fits, notes)
+        columns |= _balance(w) | _picture(q, w, fits, horizon, notes)
     elif kind == "AdamW":
         columns["equilibrium_angle"] = _first(_by_setting(w, inertia.adamw_angle))
         notes.append("AdamW: only angles; at equilibrium they stay below the angle given.")
@@ -220,7 +228,7 @@ def _first(values: Array) -> Array:
 
 
 def _angles(w: _Windows) -> Array:
-    """The tangent is |Δ across| / (|q| + Δ along), by means over the window; B² of the means where the window is long."""
+    """With the tangent |Δ across| / (|q| + Δ along), by means over the window; of B there is only the mean."""
     norm, radial, length = w.norm / w.steps, w.radial / w.steps, np.sqrt(w.start)
     with np.errstate(divide="ignore", invalid="ignore"):
         across = np.sqrt(np.maximum(norm - radial**2 / w.start, 0.0))
@@ -245,7 +253,7 @@ def _balance(w: _Windows) -> dict[str, Array]:
     return {"equilibrium_angle": _first(angle), "balance": _first(balance)}
 
 
-def _picture(q: Array, w: _Windows, fits: bool, notes: list[str]) -> dict[str, Array]:
+def _picture(q: Array, w: _Windows, fits: bool, horizon: float | None, notes: list[str]) -> dict[str, Array]:
     """SGD as RMSProp on the sphere, between the rows where something else happened."""
     broken = (np.abs(w.jump) > REWRITTEN * w.start).any(1)
     broken |= ~np.isfinite(np.concatenate([w.norm, w.gradient, w.radial], 1)).all(1)
@@ -273,23 +281,26 @@ def _picture(q: Array, w: _Windows, fits: bool, notes: list[str]) -> dict[str, A
     for before, after in zip(ends, ends[1:]):
         part = slice(before + 1, after)
         if after > before + 1:
-            found = _segment(q[before + 1 : after + 1], _Windows(*(x[part] for x in w)), sphere[part], lr[part], fits)
+            found = _segment(
+                q[before + 1 : after + 1], _Windows(*(x[part] for x in w)), sphere[part], lr[part], fits, horizon
+            )
             for name, values in found.items():
                 made[name][after + 1 - len(values) : after + 1] = values
     return made
 
 
-def _segment(q: Array, w: _Windows, sphere: Array, lr: Array, fits: bool) -> dict[str, Array]:
+def _segment(q: Array, w: _Windows, sphere: Array, lr: Array, fits: bool, horizon: float | None) -> dict[str, Array]:
     """What the laws say of windows that follow each other."""
     eta, lam, beta = (torch.from_numpy(x) for x in (lr, w.decay, w.momentum))
     mu, count = 1 - beta, torch.from_numpy(w.steps.astype(float))
     start, gradients = torch.from_numpy(q[0]), torch.from_numpy(sphere)
     buffers = torch.from_numpy(w.velocity / w.steps) * mu[:, None].square()
     damped = torch.from_numpy(np.where(w.momentum > 0, 1 - w.dampening, 1.0))[:, None]
-    horizon = max(1.0, max(50.0, 5 / (1 - float(beta.max()))) / float(count.mean()))
+    wide = max(50.0, 5 / (1 - float(beta.max()))) if horizon is None else horizon
+    rows = max(1.0, wide / float(count.mean()))
     # momentum 0, since friction may change along a schedule and is in the buffers already
-    phi = inertia.memory_factor(buffers / damped.square(), torch.from_numpy(w.gradient / w.steps), 0.0, horizon)
-    mean = inertia.memory_factor(gradients, torch.ones_like(gradients), 0.0, horizon)
+    phi = inertia.memory_factor(buffers / damped.square(), torch.from_numpy(w.gradient / w.steps), 0.0, rows)
+    mean = inertia.memory_factor(gradients, torch.ones_like(gradients), 0.0, rows)
     found = {"memory_factor": phi}
     if fits:
         # a window of n steps is one of the recursion, with the decay of n and what n steps gain
@@ -317,7 +328,7 @@ def _equilibrium(
         where = (settings == setting).all(1)
         values = setting.tolist()
         if values[0] * values[1] > 0:
-            norm[where] = inertia.equilibrium_norm(mean[where], *values, memory_factor=phi[where])
+            norm[where] = inertia.equilibrium_norm(mean[where], values[0], values[1], values[2], phi[where])
             wait[where] = inertia.steps_to_equilibrium(torch.from_numpy(q)[where], norm[where], *values)
     return {"equilibrium_norm": norm, "steps_to_equilibrium": wait}
 
