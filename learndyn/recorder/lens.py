@@ -275,6 +275,11 @@ def _picture(q: Array, w: _Windows, fits: bool, horizon: float | None, notes: li
         made["memory"] = _first(np.asarray(memory, float))
     else:
         made["memory"] = np.full(len(q), np.nan)
+    if (_by_setting(w, lambda *s: charges.regime(*s) == "underdamped") > 0).any():
+        notes.append(
+            "The weight decay is above the critical one, (1−β)²/(4η(1+β)): norms swing, and the picture, which has no "
+            "inertia, holds for their means at best."
+        )
     if (w.steps > 1).any():
         notes.append("The exact law needs every step; record with every=1 to have it.")
     ends = [-1, *np.flatnonzero(broken), len(broken)]

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from learndyn.experiments.noether_dynamics.claims import TRAINED, has, sgd_runs
+from learndyn.experiments.noether_dynamics.claims import TRAINED, balanced, has, sgd_runs
 from learndyn.report.figures import Figure, grid, legend
 from learndyn.report.style import COLOURS, style
 
@@ -35,13 +35,14 @@ def _title(text: str) -> str:
     return text
 
 
-def _picked(found: xr.Dataset) -> list[tuple[int, int]]:
-    """Some channels of every layer, with the number of the layer."""
+def _picked(found: xr.Dataset, each: int = SHOWN) -> list[tuple[int, int, str | None]]:
+    """Some channels of two layers, with the number of the layer, and its name for the first of them."""
     places = list(dict.fromkeys(found.place.values))
-    made = []
+    made: list[tuple[int, int, str | None]] = []
     for i, place in enumerate(places[:: max(1, len(places) // 2)][:2]):
         where = np.flatnonzero(found.place.values == place)
-        made += [(int(c), i) for c in where[np.linspace(0, len(where) - 1, min(SHOWN, len(where))).astype(int)]]
+        chosen = where[np.linspace(0, len(where) - 1, min(each, len(where))).astype(int)]
+        made += [(int(c), i, None if n else str(place).split(",")[0]) for n, c in enumerate(chosen)]
     return made
 
 
@@ -51,8 +52,7 @@ def _rates_figure(found: xr.Dataset, law: xr.Dataset) -> Figure:
     drawing, axes = plt.subplots(2, len(runs), figsize=size, sharex=True, squeeze=False, height_ratios=(2, 1))
     for (top, below), i in zip(axes.T, runs):
         seen, said = (x.isel(run=i, seed=0) for x in (found, law))
-        for n, (c, layer) in enumerate(_picked(found)):
-            label = str(found.place.values[c]).split(",")[0] if n % SHOWN == 0 else None
+        for c, layer, label in _picked(found):
             top.plot(found.step, seen.effective_lr.isel(charge=c), color=COLOURS[layer], label=label, linewidth=1.2)
             top.plot(found.step, said.effective_lr.isel(charge=c), "--", color="black", linewidth=0.9)
         top.plot([], [], "--", color="black", linewidth=0.9, label="predicted")
@@ -84,8 +84,7 @@ def _charge(found: xr.Dataset, law: xr.Dataset) -> Figure:
     seen, said = (x.isel(run=run, seed=0) for x in (found, law))
     drawing, axes = plt.subplots(2, 2, figsize=(10, 7.2))
     inside = slice(1, None)
-    for n, (c, layer) in enumerate(_picked(found)):
-        label = str(found.place.values[c]).split(",")[0] if n % SHOWN == 0 else None
+    for c, layer, label in _picked(found, each=1):
         for ax, name, x in (
             (axes[0, 0], "noether_charge", found.step.values[inside]),
             (axes[0, 1], "noether_charge_close", found.step.values[-1] - np.arange(found.sizes["close"])[::-1]),
@@ -97,41 +96,37 @@ def _charge(found: xr.Dataset, law: xr.Dataset) -> Figure:
         _portrait(axes[1, 0], found, seen, run, c, layer)
     axes[0, 0].plot([], [], "--", color="black", linewidth=0.9, label="predicted")
     charges = seen.noether_charge.values[1:]
-    axes[0, 0].set_yscale("symlog", linthresh=max(1e-9, float(np.nanquantile(np.abs(charges), 0.1))))
+    axes[0, 0].set_yscale("symlog", linthresh=max(1e-9, float(np.nanquantile(np.abs(charges), 0.5))))
     axes[0, 0].set(xlabel="step", ylabel="$\\mathcal{Q}$", title="Noether charge, means between rows")
     axes[0, 1].set(xlabel="step", ylabel="$\\mathcal{Q}$", title="Noether charge, the last steps one by one")
-    legend(axes[0, 0])
+    axes[0, 0].legend(loc="lower right")
     _residuals(axes[1, 1], found, runs)
     caption = (
-        f"Top and bottom left: {_title(str(found.run.values[run]))}, first seed, some channels of two layers. Solid: "
-        "𝒬 = (m/2η) Δ|q|² as measured; dashed: from its start by d𝒬/dt + (μ/m)𝒬 = δT − λ|q|² with the measured drive. "
-        "Bottom left: the same channels in the plane of |q|² and its velocity (dot: end); on the dashed line decay "
-        "acts alone, and the distance from it is what kinetic symmetry breaking gives. Bottom right: by how much that "
-        "equation is missed, every channel of every run: rounding with balanced weights of the two half steps, not "
-        "with equal ones."
+        f"Top and bottom left: {_title(str(found.run.values[run]))}, first seed, a channel of each of two layers. "
+        "Solid: 𝒬 = (m/2η) Δ|q|² as measured; dashed: from its start by d𝒬/dt + (μ/m)𝒬 = δT − λ|q|² with the measured "
+        "drive. "
+        "Bottom left: the same channels in the plane of |q|² and its relative velocity (large dot: end); on the dashed "
+        "line decay acts alone, and the distance from it is what kinetic symmetry breaking gives. Bottom right: by how "
+        "much that equation is missed, every channel of every run: rounding with balanced weights of the two half "
+        "steps, not with equal ones."
     )
     return Figure("noether-charge", drawing, caption)
 
 
 def _portrait(ax: Axes, found: xr.Dataset, seen: xr.Dataset, run: int, c: int, layer: int) -> None:
+    """Velocity over charge against charge: the line of decay alone is level, and so is the nullcline."""
     s = sgd_runs(found)[run]
     q, steps = seen.q.isel(charge=c).values, found.step.values
     velocity, middle = np.diff(q) / np.diff(steps), (q[1:] + q[:-1]) / 2
-    ax.plot(middle, velocity, color=COLOURS[layer], linewidth=1)
-    ax.plot(middle[-1], velocity[-1], "o", color=COLOURS[layer])
-    if c == 0:
-        line = np.geomspace(max(float(np.nanmin(seen.q)), 1e-12), float(np.nanmax(seen.q)), 50)
-        ax.plot(
-            line,
-            -2 * s["lr"] * s["weight_decay"] / (1 - s["momentum"]) * line,
-            "--",
-            color="black",
-            linewidth=0.9,
-            label="decay alone, $-2ηλ|q|^2/μ$",
-        )
-        ax.axhline(0, color="grey", linewidth=0.8, linestyle=":")
-        ax.set(xlabel="$|q|^2$", ylabel="$Δ|q|^2$ per step", xscale="log", title="charge and velocity")
-        ax.set_yscale("symlog", linthresh=float(max(np.nanquantile(np.abs(velocity), 0.1), 1e-12)))
+    ax.plot(middle, velocity / middle, "-", color=COLOURS[layer], linewidth=0.8, marker=".", markersize=3)
+    ax.plot(middle[-1], (velocity / middle)[-1], "o", color=COLOURS[layer], markersize=6)
+    if not ax.get_xlabel():
+        decay = -2 * s["lr"] * s["weight_decay"] / (1 - s["momentum"])
+        ax.axhline(decay, color="black", linestyle="--", linewidth=0.9, label="decay alone, $-2ηλ/μ$")
+        ax.axhline(0, color="grey", linewidth=0.8, linestyle=":", label="nullcline: steps balance decay")
+        ax.set(xlabel="$|q|^2$", ylabel="$Δ|q|^2 / |q|^2$ per step", xscale="log", title="charge and velocity")
+        if decay:
+            ax.set_ylim(1.6 * decay, -2 * decay)
         legend(ax)
 
 
@@ -162,6 +157,7 @@ def _angles(found: xr.Dataset, law: xr.Dataset) -> Figure:
     left.legend(fontsize=7)
     factors = {"measured": "ϕ measured", "white": "ϕ white", "smooth": "ϕ = 1"}
     names = [i for i in sgd_runs(found) if has(found.isel(run=i), "norm_ratio_smooth")]
+    names = [i for i in names if balanced(found, i)] or names
     for k, (name, words) in enumerate(factors.items()):
         for n, i in enumerate(names):
             values = found[f"norm_ratio_{name}"].isel(run=i).values.ravel()
@@ -171,14 +167,14 @@ def _angles(found: xr.Dataset, law: xr.Dataset) -> Figure:
     right.axhline(1, color="grey", linewidth=0.8, linestyle=":")
     labels = [_title(str(found.run.values[i])).replace(", ", "\n") for i in names]
     right.set_xticks(range(len(names)), labels, fontsize=7.5)
+    right.set_ylim(0.05, 50)
     right.set(yscale="log", ylabel="predicted / measured $|q|^2$", title="norm at equilibrium, by memory factor")
     legend(right)
     caption = (
         "Left: root-mean-square angle by which a channel turns in a step, median and 5 to 95 % of all channels and "
         "seeds; dashed where decay and steps balance, √(2ηλ/(1+β)), whatever the gradients; for AdamW an upper bound. "
         "Right: |q|² at equilibrium from the gradients on the sphere of the late steps, over the measured mean, every "
-        "channel (sorted). With momentum ϕ = 1 is wrong for the noise of mini-batches. A run that has not come to its "
-        "equilibrium has ratios away from 1 for every ϕ."
+        "channel (sorted), of runs that have come there. With momentum ϕ = 1 is wrong for the noise of mini-batches."
     )
     return Figure("equilibrium", drawing, caption)
 
@@ -193,8 +189,7 @@ def _twin(found: xr.Dataset) -> Figure:
         left.set(xlabel="step", ylabel="training loss (nats)", yscale="log", title=_title(str(found.run.values[i])))
         legend(left)
         one = seen.isel(seed=0)
-        for n, (c, layer) in enumerate(_picked(found)):
-            label = str(found.place.values[c]).split(",")[0] if n % SHOWN == 0 else None
+        for c, layer, label in _picked(found):
             right.plot(found.step, one.effective_lr.isel(charge=c), color=COLOURS[layer], label=label, linewidth=1.2)
             right.plot(found.step, one.twin_effective_lr.isel(charge=c), "--", color="black", linewidth=0.9)
         right.plot([], [], "--", color="black", linewidth=0.9, label="its twin's $η_{RMS}/√v$")
@@ -258,8 +253,8 @@ def _optimizers(found: xr.Dataset) -> Figure:
             )
     caption = (
         "Left: ⟨u, X⟩ / (|u| |θ|) of the first step u of an optimizer, the largest over all charges of a kind: "
-        "rounding where the optimizer keeps the law, of order 0.1 where it breaks it. Scale: MLP with batch norm; rescale and "
-        "translation: also one without. Right: κ = |δT|/2T of kinetic energies at a random point: 0 where the metric "
-        "of the learning rule has the symmetry."
+        "rounding where the optimizer keeps the law, of order 0.1 where it breaks it. Scale: MLP with batch norm; "
+        "rescale and translation: also one without. Right: κ = |δT|/2T of kinetic energies at a random point: 0 where "
+        "the metric of the learning rule has the symmetry."
     )
     return Figure("optimizers", drawing, caption)

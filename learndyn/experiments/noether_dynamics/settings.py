@@ -42,7 +42,7 @@ class Settings:
     task: str = "digits"
     model: str = NET
     optimizers: tuple[str, ...] = (
-        "sgd(lr=0.1, weight_decay=5e-3)",
+        "sgd(lr=0.2, weight_decay=1e-2)",
         "sgd(lr=0.05, momentum=0.9, weight_decay=1e-2)",
         "sgd(lr=0.01, momentum=0.99, weight_decay=1e-2)",
         "adamw(lr=3e-3, weight_decay=0.5)",
@@ -51,7 +51,7 @@ class Settings:
     steps: int = 1500
     every: int = 1
     points: int = 101
-    late: float = 0.5
+    late: float = 0.7
     seeds: int = 2
     twin: bool = True
     normalised: str = "mlp(width=64, depth=3, batch_norm=True)"
@@ -74,6 +74,7 @@ PRESETS = {
         optimizers=(
             "sgd(lr=0.1, weight_decay=5e-3)",
             "sgd(lr=0.1, weight_decay=1e-2)",
+            "sgd(lr=0.5, weight_decay=1e-2)",
             "sgd(lr=0.02, momentum=0.9, weight_decay=1e-2)",
             "sgd(lr=0.05, momentum=0.9, weight_decay=1e-2)",
             "sgd(lr=0.01, momentum=0.99, weight_decay=1e-2)",
