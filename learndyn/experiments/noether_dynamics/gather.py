@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 
 from learndyn.dynamics.determinism import deterministic
@@ -60,22 +59,22 @@ def gather(settings: Settings, folder: Path) -> xr.DataTree:
     s = settings
     runs = xr.concat(
         [
-            xr.concat([_read(folder, f"run-{i}-{seed}") for seed in range(s.seeds)], "seed", join="exact")
+            xr.concat([read_part(folder, f"run-{i}-{seed}") for seed in range(s.seeds)], "seed", join="exact")
             for i in range(len(s.optimizers))
         ],
         "run",
         join="outer",
         combine_attrs="drop",
     ).assign_coords(run=list(s.optimizers), seed=list(range(s.seeds)))
-    kinds = [_read(folder, f"run-{i}-0").attrs for i in range(len(s.optimizers))]
+    kinds = [read_part(folder, f"run-{i}-0").attrs for i in range(len(s.optimizers))]
     for name in ("optimizer", "left_out"):
         runs[{"optimizer": "rule"}.get(name, name)] = "run", [str(k[name]) for k in kinds]
-    exact = _read(folder, "exact")
+    exact = read_part(folder, "exact")
     if s.rates:
-        sweep = [_read(folder, f"rates-{seed}") for seed in range(s.seeds)]
+        sweep = [read_part(folder, f"rates-{seed}") for seed in range(s.seeds)]
         exact = exact.merge(xr.concat(sweep, "seed").assign_coords(seed=list(range(s.seeds))))
     predicted = {name: name.replace("predicted_", "") for name in map(str, runs.data_vars) if "predicted_" in name}
-    runs = runs.assign({name: _as_array(runs[name]) for name in runs.data_vars if runs[name].dtype == object})
+    runs = runs.assign({name: runs[name].astype(str) for name in runs.data_vars if runs[name].dtype == object})
     measured = xr.merge([runs.drop_vars(list(predicted)), exact], compat="override", combine_attrs="drop")
     law = runs[list(predicted)].rename(predicted)
     for found in (measured, law):
@@ -85,20 +84,15 @@ def gather(settings: Settings, folder: Path) -> xr.DataTree:
     return tree
 
 
-def _as_array(values: xr.DataArray) -> xr.DataArray:
-    return values.astype(str)
+def read_part(folder: Path, part: str) -> xr.Dataset:
+    """What a part has left.
 
-
-def _read(folder: Path, part: str) -> xr.Dataset:
+    Raises:
+        InputError: If its file is missing or damaged.
+    """
     path = folder / "records" / f"{part}.nc"
     try:
         with xr.open_dataset(path, engine="h5netcdf") as found:
             return found.load()
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is missing or damaged ({error}); delete it and run again.") from error
-
-
-def finite(values: xr.DataArray) -> np.ndarray:
-    """All finite values, flat."""
-    flat = np.ravel(values.values)
-    return flat[np.isfinite(flat)]

@@ -30,7 +30,7 @@ from learndyn.tasks import place
 VERDICTS = (GROWING, DECAYING, EQUILIBRIUM, COLLAPSING, FREE)
 CHECKPOINT_SECONDS = 30.0
 PIECE = 50  # steps between two looks at the clock
-SAMPLES = 8  # that the symmetries are found with
+SAMPLES = 4  # that the symmetries are found with
 #: from the lens to the results; what is predicted bears the name of what is measured
 MEASURED = ("q", "effective_lr", "angle", "memory_factor", "sphere_gradient")
 PREDICTED = {

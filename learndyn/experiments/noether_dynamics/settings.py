@@ -42,7 +42,7 @@ class Settings:
     task: str = "digits"
     model: str = NET
     optimizers: tuple[str, ...] = (
-        "sgd(lr=0.2, weight_decay=1e-2)",
+        "sgd(lr=0.25, weight_decay=1e-2)",
         "sgd(lr=0.05, momentum=0.9, weight_decay=1e-2)",
         "sgd(lr=0.01, momentum=0.99, weight_decay=1e-2)",
         "adamw(lr=3e-3, weight_decay=0.5)",
