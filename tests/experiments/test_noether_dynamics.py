@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from learndyn.laws import inertia
 from learndyn.names import build_model
 from learndyn.record import open_record, plain, silent
 from learndyn.recorder import Recorder, lens, read
+from learndyn.report import page as page_module
 from learndyn.report.page import write_report
 from learndyn.run import run
 from learndyn.symmetries import find
@@ -70,10 +72,10 @@ def test_exact_laws_hold_to_rounding(measured, claims):
 
 def test_sgd_is_rmsprop(measured, claims):
     """Rows 4 and 5 at η = 0.5, λ = 1e-2 (a prototype: 1.5e-2 and 16 %), over a memory of 50 steps."""
-    at = measured.isel(run=0)
+    at = measured.isel(run=0, seed=0)
     assert float(at.deviation_mean.median()) < 0.02
     assert float(at.twin_loss_difference) < 0.2 and abs(float(at.test_error - at.twin_test_error)) < 0.02
-    assert float(at.q[0, 0].median() / at.q[0, -1].median()) > 5  # it was put to the test
+    assert float(at.q[0].median() / at.q[-1].median()) > 5  # it was put to the test
     assert claims["implicit-rmsprop-1"].verdict == "holds"
 
 
@@ -169,13 +171,13 @@ def test_the_run_is_torchs_own(small, measured):
     with deterministic("cpu", 1):
         state = runs.initial_state(SMALL, HEAVY, 0)
         model, optimizer = state.model.train(), state.optimizer
-        for step in range(20):
+        for step in range(30):
             optimizer.zero_grad()
             x, y = state.task.batch(step)
             torch.nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
     q = torch.cat([w.detach().square().sum(1) for w in (model[1].weight, model[4].weight)])
-    np.testing.assert_allclose(measured.q.sel(run=HEAVY, seed=0, step=20), q, rtol=1e-12)
+    np.testing.assert_allclose(measured.q.sel(run=HEAVY, seed=0, step=30), q, rtol=1e-12)
     at = measured.isel(run=0, seed=0)
     np.testing.assert_allclose(at.twin_effective_lr[0], at.effective_lr[0], rtol=1e-12)
 
@@ -186,7 +188,7 @@ def test_the_twin_of_other_runs_is_left_out(measured):
 
 def test_a_finished_part_is_found_and_a_killed_one_goes_on(tmp_path, monkeypatch):
     """Killed between two pieces, with a checkpoint: the record goes on and all numbers are those of a run in one go."""
-    settings = replace(SMALL, optimizers=(HEAVY,), steps=200, rates=())
+    settings = replace(SMALL, optimizers=(HEAVY,), steps=150, rates=())
     record = open_record(tmp_path, "noether-dynamics", plain(settings))
     noether_dynamics.measure("run-0-0", settings, record.folder, silent)
     target = record.folder / "records" / "run-0-0.nc"
@@ -198,7 +200,7 @@ def test_a_finished_part_is_found_and_a_killed_one_goes_on(tmp_path, monkeypatch
 
     def killed(what, units):
         killed.done += units
-        if killed.done > 120:
+        if killed.done > 90:
             raise KeyboardInterrupt
 
     killed.done = 0
@@ -222,13 +224,14 @@ def test_a_damaged_part_is_named(tmp_path):
         noether_dynamics.gather(SMALL, record.folder)
 
 
-def test_the_report(small, tmp_path):
+def test_the_report(small, tmp_path, monkeypatch):
     record, results = small
     shutil.copytree(record.folder, tmp_path / record.folder.name)
+    drawn = []
+    monkeypatch.setattr(page_module, "_save", lambda figure, folder: (drawn.append(figure), plt.close("all"), "")[2])
     made = write_report(replace(record, folder=tmp_path / record.folder.name), noether_dynamics, results)
-    names = {path.stem for path in (tmp_path / record.folder.name / "figures").glob("*.png")}
     figures = {"effective-lr", "noether-charge", "equilibrium", "rmsprop-twin", "learning-rates", "optimizers"}
-    assert names == figures and len({claim.name for claim in made}) == len(made) >= 18
+    assert {figure.name for figure in drawn} == figures and len({claim.name for claim in made}) == len(made) >= 18
     page = (tmp_path / record.folder.name / "report.html").read_text()
     assert "Channels in front of a normalisation" in page and "equilibrium" in page
 
@@ -280,12 +283,12 @@ def test_estimates_over_channels_and_seeds(measured):
 
 
 def test_the_interval_of_a_median_has_its_probability():
-    """Of 2000 samples of 64 lognormal numbers, some 90 % have the median 1 between the ends."""
+    """Of 600 samples of 64 lognormal numbers, some 90 % have the median 1 between the ends."""
     import xarray as xr
 
-    draws = np.random.default_rng(0).lognormal(size=(2000, 1, 64))
+    draws = np.random.default_rng(0).lognormal(size=(600, 1, 64))
     ends = [over(xr.DataArray(d, dims=("seed", "charge"))) for d in draws]
-    assert np.mean([e.low <= 1 <= e.high for e in ends]) == pytest.approx(0.92, abs=0.03)
+    assert np.mean([e.low <= 1 <= e.high for e in ends]) == pytest.approx(0.92, abs=0.04)
 
 
 def test_sgd_runs_are_told_apart(measured):
