@@ -45,6 +45,7 @@ def noether(record: xr.Dataset, law: str, rows: np.ndarray) -> dict[str, np.ndar
     predicted = inertia.nld(measured[0], terms.drive, lr, beta)
     sizes = sum(t.abs() for t in (terms.inertia, terms.friction, terms.asymmetry, terms.decay))
     assert isinstance(sizes, Tensor)
+    scale = lr[1:, None].square()  # in units of the charge, lest a schedule that ends at 0 show nothing but rounding
     means = [_means(x, rows) for x in (measured, predicted)]
     made = {
         "noether_charge": means[0],
@@ -52,8 +53,8 @@ def noether(record: xr.Dataset, law: str, rows: np.ndarray) -> dict[str, np.ndar
         "noether_error": _relative(means[1] - means[0], means[0]),
         "noether_error_step": _relative(predicted - measured, measured),
         # where the loss itself breaks the symmetry, by the eps of a norm, its current is a term of (1)
-        "residual": _relative(terms.residual + current[1:], sizes),
-        "residual_equal": _relative(equal.residual + current[1:], sizes),
+        "residual": _relative(scale * (terms.residual + current[1:]), scale * sizes),
+        "residual_equal": _relative(scale * (equal.residual + current[1:]), scale * sizes),
         "noether_charge_close": measured[-CLOSE:],
         "predicted_noether_charge_close": predicted[-CLOSE:],
     }

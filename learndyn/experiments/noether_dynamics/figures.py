@@ -1,5 +1,6 @@
 """Theory dashed over measurement: effective learning rates, Noether's charge, equilibria, twins, rates, optimizers."""
 
+import json
 import warnings
 
 import matplotlib.pyplot as plt
@@ -17,10 +18,11 @@ SHOWN = 3  # channels of a layer that are drawn one by one
 def figures(results: xr.DataTree) -> list[Figure]:
     """All figures of the report."""
     found, law = results["measured"].to_dataset(), results["predicted"].to_dataset()
+    constant = json.loads(results.attrs["settings"])["schedule"].startswith("constant")
     with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(Mean of empty slice|All-NaN)", category=RuntimeWarning)
         made = [_rates_figure(found, law)] if has(found, "effective_lr") else []
-        made += [_charge(found, law)] if has(found, "noether_charge") else []
+        made += [_charge(found, law, constant)] if has(found, "noether_charge") else []
         made.append(_angles(found, law))
         made += [_twin(found)] if has(found, "twin_loss") else []
         made += [_robustness(found)] if "rate" in found.dims else []
@@ -78,7 +80,7 @@ def _rates_figure(found: xr.Dataset, law: xr.Dataset) -> Figure:
     return Figure("effective-lr", drawing, caption)
 
 
-def _charge(found: xr.Dataset, law: xr.Dataset) -> Figure:
+def _charge(found: xr.Dataset, law: xr.Dataset, constant: bool) -> Figure:
     runs = [i for i in sgd_runs(found) if has(found.isel(run=i), "noether_charge")]
     run = next((i for i in runs if sgd_runs(found)[i]["momentum"] > 0), runs[0])
     seen, said = (x.isel(run=run, seed=0) for x in (found, law))
@@ -93,7 +95,7 @@ def _charge(found: xr.Dataset, law: xr.Dataset) -> Figure:
             values = [y[inside] if name == "noether_charge" else y for y in values]
             ax.plot(x, values[0], color=COLOURS[layer], label=label, linewidth=1.2)
             ax.plot(x, values[1], "--", color="black", linewidth=0.9)
-        _portrait(axes[1, 0], found, seen, run, c, layer)
+        _portrait(axes[1, 0], found, seen, run, (c, layer), constant)
     axes[0, 0].plot([], [], "--", color="black", linewidth=0.9, label="predicted")
     charges = seen.noether_charge.values[1:]
     axes[0, 0].set_yscale("symlog", linthresh=max(1e-9, float(np.nanquantile(np.abs(charges), 0.5))))
@@ -113,20 +115,21 @@ def _charge(found: xr.Dataset, law: xr.Dataset) -> Figure:
     return Figure("noether-charge", drawing, caption)
 
 
-def _portrait(ax: Axes, found: xr.Dataset, seen: xr.Dataset, run: int, c: int, layer: int) -> None:
+def _portrait(
+    ax: Axes, found: xr.Dataset, seen: xr.Dataset, run: int, channel: tuple[int, int], constant: bool
+) -> None:
     """Velocity over charge against charge: the line of decay alone is level, and so is the nullcline."""
-    s = sgd_runs(found)[run]
+    s, (c, layer) = sgd_runs(found)[run], channel
     q, steps = seen.q.isel(charge=c).values, found.step.values
     velocity, middle = np.diff(q) / np.diff(steps), (q[1:] + q[:-1]) / 2
     ax.plot(middle, velocity / middle, "-", color=COLOURS[layer], linewidth=0.8, marker=".", markersize=3)
     ax.plot(middle[-1], (velocity / middle)[-1], "o", color=COLOURS[layer], markersize=6)
     if not ax.get_xlabel():
         decay = -2 * s["lr"] * s["weight_decay"] / (1 - s["momentum"])
-        ax.axhline(decay, color="black", linestyle="--", linewidth=0.9, label="decay alone, $-2ηλ/μ$")
+        if constant:
+            ax.axhline(decay, color="black", linestyle="--", linewidth=0.9, label="decay alone, $-2ηλ/μ$")
         ax.axhline(0, color="grey", linewidth=0.8, linestyle=":", label="nullcline: steps balance decay")
         ax.set(xlabel="$|q|^2$", ylabel="$Δ|q|^2 / |q|^2$ per step", xscale="log", title="charge and velocity")
-        if decay:
-            ax.set_ylim(1.6 * decay, -2 * decay)
         legend(ax)
 
 
@@ -145,7 +148,10 @@ def _residuals(ax: Axes, found: xr.Dataset, runs: list[int]) -> None:
 
 def _angles(found: xr.Dataset, law: xr.Dataset) -> Figure:
     runs = range(min(found.sizes["run"], 7))
-    drawing, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
+    names = [i for i in sgd_runs(found) if has(found.isel(run=i), "norm_ratio_smooth")]
+    names = [i for i in names if balanced(found, i)] or names
+    drawing, axes = plt.subplots(1, 2 if names else 1, figsize=(11 if names else 6, 4.2), squeeze=False)
+    left = axes[0, 0]
     for i in runs:
         seen, said = found.isel(run=i), law.isel(run=i)
         low, mid, high = (seen.angle.quantile(p, ("seed", "charge")) for p in (0.05, 0.5, 0.95))
@@ -155,9 +161,23 @@ def _angles(found: xr.Dataset, law: xr.Dataset) -> Figure:
             left.plot(found.step, said.angle.mean(("seed", "charge")), "--", color=COLOURS[i], linewidth=1)
     left.set(xlabel="step", ylabel="angle of a step (rad)", yscale="log", title="rotation of the direction")
     left.legend(fontsize=7)
+    caption = (
+        "Left: root-mean-square angle by which a channel turns in a step, median and 5 to 95 % of all channels and "
+        "seeds; dashed where decay and steps balance, √(2ηλ/(1+β)), whatever the gradients; for AdamW an upper bound."
+    )
+    if names:
+        _norms(axes[0, 1], found, names)
+        caption += (
+            " Right: |q|² at equilibrium from the gradients on the sphere of the late steps, over the measured mean, "
+            "every channel (sorted), of runs that have come there. With momentum ϕ = 1 is wrong for the noise of "
+            "mini-batches."
+        )
+    return Figure("equilibrium", drawing, caption)
+
+
+def _norms(right: Axes, found: xr.Dataset, names: list[int]) -> None:
+    """Predicted over measured norms at equilibrium, by memory factor."""
     factors = {"measured": "ϕ measured", "white": "ϕ white", "smooth": "ϕ = 1"}
-    names = [i for i in sgd_runs(found) if has(found.isel(run=i), "norm_ratio_smooth")]
-    names = [i for i in names if balanced(found, i)] or names
     for k, (name, words) in enumerate(factors.items()):
         for n, i in enumerate(names):
             values = found[f"norm_ratio_{name}"].isel(run=i).values.ravel()
@@ -170,13 +190,6 @@ def _angles(found: xr.Dataset, law: xr.Dataset) -> Figure:
     right.set_ylim(0.05, 50)
     right.set(yscale="log", ylabel="predicted / measured $|q|^2$", title="norm at equilibrium, by memory factor")
     legend(right)
-    caption = (
-        "Left: root-mean-square angle by which a channel turns in a step, median and 5 to 95 % of all channels and "
-        "seeds; dashed where decay and steps balance, √(2ηλ/(1+β)), whatever the gradients; for AdamW an upper bound. "
-        "Right: |q|² at equilibrium from the gradients on the sphere of the late steps, over the measured mean, every "
-        "channel (sorted), of runs that have come there. With momentum ϕ = 1 is wrong for the noise of mini-batches."
-    )
-    return Figure("equilibrium", drawing, caption)
 
 
 def _twin(found: xr.Dataset) -> Figure:

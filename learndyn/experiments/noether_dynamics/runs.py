@@ -205,7 +205,7 @@ def numbers(settings: Settings, seen: xr.Dataset) -> dict[str, np.ndarray]:
     made["balance"] = (fair * seen.q[late].mean("step") / seen.squared_step[late].mean("step")).values
     made["late_memory_factor"] = _late_factor(seen, late).numpy()
     made["steps_to_equilibrium"] = seen.steps_to_equilibrium[-1].values
-    made["memory"] = np.full(seen.sizes["charge"], seen.memory.values[-1])
+    made["memory"] = np.full(seen.sizes["charge"], 1 / np.mean(1 / seen.memory.values[1:]))
     return made | _equilibria(seen, late)
 
 
