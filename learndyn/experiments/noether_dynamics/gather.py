@@ -1,5 +1,6 @@
 """Parts, each a run, a sweep or the self-tests; and from their files to labelled arrays."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -52,6 +53,8 @@ def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> 
     content = bytes(found.to_netcdf(engine="h5netcdf"))
     write_atomically(target, lambda temporary: temporary.write_bytes(content))
     shutil.rmtree(folder / "work" / part, ignore_errors=True)  # records of every step are large, and can be made again
+    with contextlib.suppress(OSError):  # others may be at work
+        (folder / "work").rmdir()
 
 
 def gather(settings: Settings, folder: Path) -> xr.DataTree:

@@ -69,7 +69,7 @@ def spread(values: xr.DataArray) -> str:
     if not len(flat):
         return "–"
     low, mid, high = np.quantile(flat, (0.05, 0.5, 0.95))
-    return f"{mid:.3g} ({low:.2g} to {high:.2g})"
+    return f"{mid:.3g} ({low:.3g} to {high:.3g})" if low < high else f"{mid:.3g}"
 
 
 def _layers(found: xr.Dataset, law: xr.Dataset) -> Table:
