@@ -29,6 +29,7 @@ def mlp(
     activation: str = "relu",
     batch_norm: bool = False,
     bias: bool = True,
+    eps: float = 1e-5,
 ) -> nn.Sequential:
     """Flatten, `depth` times (linear, batch normalisation if wanted, activation), linear.
 
@@ -47,6 +48,7 @@ def mlp(
         activation: relu, gelu, tanh, silu, softplus, leaky_relu or linear.
         batch_norm: Normalise before each activation.
         bias: Give linear layers biases.
+        eps: What batch normalisation adds to variances, by which it is not quite blind to the scale of its inputs.
 
     Raises:
         InputError: If an option is out of its range, or `depth` and a tuple of widths contradict each other.
@@ -65,12 +67,14 @@ def mlp(
         depth = 2 if depth is None else depth
         check_at_least(0, depth=depth)
         widths = (width,) * depth
+    if not 0 <= eps < math.inf:
+        raise InputError(f"eps={eps:g} must be finite and not negative.")
     check_at_least(1, classes=classes, width=min(widths, default=1), input_shape=min(input_shape))
     nonlinearity, gain = ACTIVATIONS[activation]
     sizes = (math.prod(input_shape), *widths)
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in zip(sizes, sizes[1:]):
-        norm = [nn.BatchNorm1d(outputs)] if batch_norm else []
+        norm = [nn.BatchNorm1d(outputs, eps)] if batch_norm else []
         layers += [nn.Linear(inputs, outputs, bias=bias), *norm, nonlinearity()]
     model = nn.Sequential(*layers, nn.Linear(sizes[-1], classes, bias=bias))
     start_kaiming(model, gain)
