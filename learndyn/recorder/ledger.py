@@ -42,6 +42,7 @@ SETTINGS = ("rate", "weight_decay", "momentum", "dampening")
 #: What happened in the steps of a window: a sum of these.
 MARKS = {"weights_changed_between_steps": 1, "resumed": 2, "not_finite": 4, "split_fails": 8, "gradients_not_seen": 16}
 BROKEN, RESUMED, NOT_FINITE, UNEXPLAINED, UNSEEN = MARKS.values()
+TINY = 1e-30  # of a charge: near the smallest numbers rounding is no longer relative
 CHUNK = 2**17  # numbers that are looked at together: in the cache of a processor
 SMALL = 2**14  # parameters up to this size are looked at together, if it is element by element
 
@@ -270,7 +271,8 @@ class Ledger:
 
     def restart(self) -> None:
         """Begin with the weights as they are now, whatever was before."""
-        self.under_way, self.stopped, self.charges = False, 0, self.all.new(self.all.size)
+        self.under_way, self.stopped = False, 0
+        self.charges, self.scale = self.all.new(2, self.all.size)
         self.carried: dict[str, tuple[int, int]] = {}
         self.sums.zero_()
         self._forget()
@@ -384,9 +386,10 @@ class Ledger:
             now = {n: _double(self.parameters[n]) for n in law.parameters}
             self.charges[span] = law.charge(now).to(self.device)
             scale[span] = sum(p.square().sum().to(self.device) for p in now.values())
-        self.versions, self.scale = self._versions(), scale
+        self.versions, largest = self._versions(), torch.maximum(scale, self.scale)  # of what was rounded since
+        self.scale = scale
         self.total[1] += self.charges - before
-        self.wrong[1] += ((self.charges - before).abs() > self.rounding * scale).any()
+        self.wrong[1] += ((self.charges - before).abs() > self.rounding * largest + TINY).any()
 
     def _versions(self) -> list[tuple[int, int]]:
         return [_identity(p) for p in self.parameters.values()]
