@@ -1,11 +1,11 @@
-"""Weights of linear layers that are λ-balanced, W_{l+1}ᵀW_{l+1} − W_lW_lᵀ = λ_l I, with a given product (arXiv:2409.14623).
+"""Weights of linear layers that are λ-balanced, W_{l+1}ᵀW_{l+1} − W_lW_lᵀ = λ_l I (arXiv:2409.14623).
 
-One number for each hidden layer moves a linear network from lazy to rich without a change of its function. The
-construction for any depth, and which shapes allow it, are derived here: every layer is W_l = R_l diag(x_l) R_{l−1}ᵀ with
-rotations R, and strand i of the numbers x lives in the layers that are wider than i on both sides. Along a strand
-x²_{l+1} = x²_l + λ_l. One that goes from input to output carries a singular value of the product; one that begins at a
-hidden layer p has x²_{p+1} = λ_p, and one that ends at a hidden layer q has x²_q = −λ_q: nothing is free there, and a
-negative square means that no such network exists.
+One number for each hidden layer moves a linear network from lazy to rich without a change of its function. How to build
+it at any depth, and which shapes allow it, is derived here: every layer is W_l = R_l diag(x_l) R_{l−1}ᵀ with rotations
+R, and strand i of the numbers x lives in the layers that are wider than i on both sides. Along a strand x²_{l+1} =
+x²_l + λ_l. One that goes from input to output carries a singular value of the product; one that begins at a hidden
+layer p has x²_{p+1} = λ_p, and one that ends at a hidden layer q has x²_q = −λ_q: nothing is free there, and a negative
+square means that no such network exists.
 """
 
 import math
@@ -50,8 +50,8 @@ def sample_balanced(
     sizes, balances = [int(n) for n in widths], [float(v) for v in lams]
     if len(sizes) < 3 or min(sizes) < 1 or len(balances) != len(sizes) - 2 or not np.isfinite(balances).all():
         raise InputError(
-            f"widths={tuple(sizes)} and lams={tuple(balances)}: expected at least three widths >= 1, and a finite number "
-            "for each hidden layer."
+            f"widths={tuple(sizes)} and lams={tuple(balances)}: expected at least three widths >= 1, and a finite "
+            "number for each hidden layer."
         )
     if not 0 <= scale < math.inf:
         raise InputError(f"scale={scale:g} must be at least 0 and finite.")
@@ -68,7 +68,7 @@ def sample_balanced(
         u, s, vt = np.linalg.svd(_matrix("product", product, shape))
     if len(s) > least and s[least] > 1e-12 * s[0]:
         raise InputError(
-            f"The product has rank above {least}, the smallest width of {tuple(sizes)}; give a product of that rank at most."
+            f"The product has a rank above {least}, the smallest width of {tuple(sizes)}; give one of less."
         )
     strands = np.stack([_strand(i, sizes, balances, float(s[i]) if i < least else 0.0) for i in range(max(sizes))], 1)
     turns = [vt.T, *(_rotation(n, rng) for n in sizes[1:-1]), u]

@@ -4,9 +4,11 @@
 """
 
 from learndyn.laws.balanced.kernel import Regime, kernel_distance, regime
-from learndyn.laws.balanced.modes import aligned_modes, chain_modes, lazy_function, reversal_time
-from learndyn.laws.balanced.riccati import Balance, Exact, Moments, balance, exact, moments, plateau, steady_state
+from learndyn.laws.balanced.limits import lazy_function, plateau, steady_state
+from learndyn.laws.balanced.modes import aligned_modes, chain_modes, reversal_time
 from learndyn.laws.balanced.sequence import Tasks, chain_tasks, forgetting
+from learndyn.laws.balanced.start import Balance, Moments, balance, moments
+from learndyn.laws.balanced.two_layer import Exact, exact
 
 __all__ = [
     "Balance",

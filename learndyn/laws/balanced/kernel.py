@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learndyn.errors import InputError
-from learndyn.laws.balanced.modes import spans
-from learndyn.laws.balanced.riccati import feasible, finite
+from learndyn.laws.balanced.limits import spans
+from learndyn.laws.balanced.start import feasible, finite
 
 
 class Regime(NamedTuple):
@@ -89,7 +89,8 @@ def regime(inputs: int, hidden: int, outputs: int, lam: float, strength: float) 
     """
     if min(inputs, hidden, outputs) < 1 or not 0 < strength < float("inf") or not abs(lam) < float("inf"):
         raise InputError(
-            f"(d, h, c) = ({inputs}, {hidden}, {outputs}) must be at least 1, strength={strength:g} positive, lam={lam:g} finite."
+            f"(d, h, c) = ({inputs}, {hidden}, {outputs}) must be at least 1, strength={strength:g} positive "
+            f"and finite, and lam={lam:g} finite."
         )
     feasible(inputs, hidden, outputs, lam)
     laziness, whole = abs(lam) / (2 * strength), spans(inputs, hidden, outputs, lam)

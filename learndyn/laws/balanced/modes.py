@@ -1,4 +1,4 @@
-"""Laws of single modes: two layers in closed form, any depth as one scalar equation, reversal, and the lazy limit.
+"""Laws of single modes: two layers in closed form, any depth as one scalar equation, and reversal.
 
 A mode is aligned if the start has the task's singular vectors: then its strength a(t) follows an equation of its own.
 Time and loss are those of `exact`: mean of ½|y − Wx|² over examples, white inputs (k = 1), gradient flow.
@@ -15,7 +15,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from learndyn.errors import InputError
-from learndyn.laws.balanced.riccati import clock, feasible, finite, split
+from learndyn.laws.balanced.limits import split
+from learndyn.laws.balanced.start import clock, finite
 
 
 def aligned_modes(start: Tensor, target: Tensor, lam: float, times: Tensor) -> Float[Tensor, "times modes"]:
@@ -37,7 +38,7 @@ def aligned_modes(start: Tensor, target: Tensor, lam: float, times: Tensor) -> F
     a0, s = finite("start", start), finite("target", target)
     if a0.ndim != 1 or a0.shape != s.shape or not math.isfinite(lam):
         raise InputError(
-            f"start {tuple(a0.shape)} and target {tuple(s.shape)} must have one number a mode, and lam={lam:g} be finite."
+            f"start {tuple(a0.shape)} and target {tuple(s.shape)} must be one number a mode each, and lam={lam} finite."
         )
     t = clock(times)[:, None]
     flip = torch.where(s < 0, -1.0, 1.0)
@@ -85,11 +86,11 @@ def reversal_time(target: Tensor, lam: float) -> Float[Tensor, " modes"]:
 def chain_modes(start: Tensor, target: Tensor, times: Tensor) -> Float[Tensor, "times modes layers"]:
     """Strengths x_l of all layers of a deep linear chain on aligned modes: x_l' = (Π_{j≠l} x_j)(s − Π_j x_j).
 
-    The differences x²_{l+1} − x²_l are conserved (arXiv:2409.14623, layer by layer; the reduction is derived here): with
-    y the weakest layer, x_j = ±√(y² + γ_j) and one equation for y is left, which moves one way. Its angle θ,
-    y = √γ_min sinh θ, resolves a passage near the saddle y = 0, and y = ±e^θ a start close to it that another layer, as
-    weak as y, keeps from passing. Integrated is v = −ln((θ∞ − θ)/(θ∞ − θ₀)), whose rate tends to a constant: steps grow
-    with time, so that late times cost little, and the last of the approach keeps its digits.
+    The differences x²_{l+1} − x²_l are conserved (arXiv:2409.14623, layer by layer; the reduction is derived here):
+    with y the weakest layer, x_j = ±√(y² + γ_j) and one equation for y is left, which moves one way. Its angle θ,
+    y = √γ_min sinh θ, resolves a passage near the saddle y = 0, and y = ±e^θ a start close to it that another layer,
+    as weak as y, keeps from passing. Integrated is v = −ln((θ∞ − θ)/(θ∞ − θ₀)), whose rate tends to a constant: steps
+    grow with time, so that late times cost little, and the last of the approach keeps its digits.
 
     Args:
         start: x_l at time 0, of any signs, `(modes, layers)`.
@@ -112,49 +113,13 @@ def chain_modes(start: Tensor, target: Tensor, times: Tensor) -> Float[Tensor, "
     return torch.from_numpy(found)
 
 
-def lazy_function(
-    product: Tensor, sigma: Tensor, lam: float, hidden: int, times: Tensor
-) -> Float[Tensor, "times outputs inputs"]:
-    """Limit |λ| → ∞: W₂W₁ = Σ + (W₂W₁(0) − Σ) e^{−|λ|t}, with an error that falls as λ⁻² (arXiv:2409.14623).
-
-    Only where the large layer spans its side: λ > 0 and h = c, or λ < 0 and h = d. Elsewhere that layer is |λ| times a
-    projector that has to turn, the delayed rich regime (derived here).
-
-    Args:
-        product: W₂W₁ at the start, `(c, d)`.
-        sigma: Σ, `(c, d)`.
-        lam: λ.
-        hidden: Hidden units h.
-        times: Times, `(T,)`.
-
-    Raises:
-        InputError: If the shapes do not fit, or the large layer does not span its side.
-    """
-    start, target, t = finite("product", product), finite("sigma", sigma), clock(times)
-    if target.ndim != 2 or start.shape != target.shape:
-        raise InputError(f"product {tuple(start.shape)} and sigma {tuple(target.shape)} must both be (c, d).")
-    outputs, inputs = target.shape
-    feasible(inputs, hidden, outputs, lam)
-    if not spans(inputs, hidden, outputs, lam):
-        raise InputError(
-            f"lambda={lam:g} with (d, h, c) = ({inputs}, {hidden}, {outputs}) is not lazy: needs h = c for lambda > 0 or "
-            "h = d for lambda < 0. Use exact."
-        )
-    return target + (start - target) * (-abs(lam) * t).exp()[:, None, None]
-
-
-def spans(inputs: int, hidden: int, outputs: int, lam: float) -> bool:
-    """Whether the layer that λ makes large spans its side: h = c for λ > 0, h = d for λ < 0."""
-    return lam != 0 and hidden == (outputs if lam > 0 else inputs)
-
-
 def _ratio(part: float, whole: Tensor) -> Tensor:
     return torch.where(whole > 0, part / whole, 0.0)
 
 
 @dataclass(frozen=True)
 class _Chain:
-    """One mode of a deep chain: the weakest layer y and the others, x_j = signs_j √(y² + gaps_j), or signs_j y where tied.
+    """One mode of a deep chain: the others by the weakest layer y, x_j = signs_j √(y² + gaps_j), signs_j y where tied.
 
     Attributes:
         signs: Of the other layers; of tied ones relative to y, `(layers − 1,)`.

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learndyn.errors import InputError
-from learndyn.laws.balanced.riccati import Exact, exact, finite
+from learndyn.laws.balanced.start import finite
+from learndyn.laws.balanced.two_layer import Exact, exact
 
 
 @dataclass(frozen=True)
