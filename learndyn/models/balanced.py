@@ -36,9 +36,9 @@ def sample_balanced(
         widths: Inputs, hidden layers, outputs: n_0, ..., n_L with L ≥ 2.
         lams: λ_l of every hidden layer, L − 1 numbers.
         rng: Source of the rotations, and of the product if none is given (see `learndyn.noise.generator`).
-        product: W_L···W_1, `(n_L, n_0)`, of rank at most the smallest width. By default a product of two Gaussian
-            matrices through the smallest width, with entries of variance `scale`² on average.
-        scale: Root mean square of the entries of the default product.
+        product: W_L···W_1, `(n_L, n_0)`, of rank at most the smallest width. By default `scale` times a Gaussian matrix
+            with entries of variance 1/max(n_0, n_L), cut to that rank.
+        scale: About the singular values of the default product, which are at most twice as large in the mean.
         align: A task `(n_L, n_0)` whose singular vectors the default product is given, strongest with strongest.
 
     Returns:
@@ -58,8 +58,8 @@ def sample_balanced(
     least = min(sizes)
     shape = (sizes[-1], sizes[0])
     if product is None:
-        drawn = rng.standard_normal((shape[0], least)) @ rng.standard_normal((least, shape[1])) / math.sqrt(least)
-        u, s, vt = np.linalg.svd(scale * drawn)
+        u, s, vt = np.linalg.svd(scale / math.sqrt(max(shape)) * rng.standard_normal(shape))
+        s[least:] = 0
         if align is not None:
             u, _, vt = np.linalg.svd(_matrix("align", align, shape))
     elif align is not None:

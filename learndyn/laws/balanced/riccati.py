@@ -6,7 +6,7 @@ With Q = [W₁ᵀ; W₂], white inputs and W₂ᵀW₂ − W₁W₁ᵀ = λI, gr
     QQᵀ(t) = e^{Ft}Q₀ [I + Q₀ᵀ ∫₀ᵗ e^{2Fτ}dτ Q₀]⁻¹ Q₀ᵀ e^{Ft}.
 
 Needed are balance and white inputs, and neither full rank, nor equal widths, nor λ ≠ 0; the published closed form
-divides by λ and inverts a matrix that may be singular. Here no exponential grows and nothing is inverted (derived here):
+divides by λ and inverts what may be singular. Here no exponential grows and nothing is inverted (derived here):
 
 - For every singular value s of Σ, F has the eigenvalues ±√(λ²/4 + s²) in the plane of its two singular vectors, and
   −λ/2 and +λ/2 on what is left of the inputs and of the outputs: one SVD of Σ, as accurate as its smallest s.
