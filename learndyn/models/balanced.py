@@ -70,14 +70,10 @@ def sample_balanced(
         raise InputError(
             f"The product has a rank above {least}, the smallest width of {tuple(sizes)}; give one of less."
         )
-    strands = np.stack([_strand(i, sizes, balances, float(s[i]) if i < least else 0.0) for i in range(max(sizes))], 1)
     turns = [vt.T, *(_rotation(n, rng) for n in sizes[1:-1]), u]
     made = []
-    for turn, before, x in zip(turns[1:], turns, strands):
-        inner = np.zeros((len(turn), len(before)))
-        both = min(inner.shape)
-        inner[range(both), range(both)] = x[:both]
-        made.append(torch.from_numpy(turn @ inner @ before.T))
+    for turn, before, x in zip(turns[1:], turns, _strands(sizes, balances, s)):
+        made.append(torch.from_numpy(turn @ _diagonal(x, (len(turn), len(before))) @ before.T))
     return made
 
 
@@ -99,13 +95,8 @@ def rebalance(w1: Tensor, w2: Tensor, lam: float) -> tuple[Tensor, Tensor]:
     first, second = _matrix("w1", w1, tuple(w1.shape)), _matrix("w2", w2, tuple(w2.shape))
     sizes = [first.shape[1], len(first), len(second)]
     u, s, vt = np.linalg.svd(second @ first)
-    x = [_strand(i, sizes, [float(lam)], float(s[i]) if i < min(sizes) else 0.0) for i in range(max(sizes))]
-    inner1, inner2 = np.zeros(first.shape), np.zeros(second.shape)
-    for i in range(max(sizes)):
-        if i < min(first.shape):
-            inner1[i, i] = x[i][0]
-        if i < min(second.shape):
-            inner2[i, i] = x[i][1]
+    x1, x2 = _strands(sizes, [float(lam)], s)
+    inner1, inner2 = _diagonal(x1, first.shape), _diagonal(x2, second.shape)
     left, _, right = np.linalg.svd(first @ vt.T @ inner1.T + second.T @ u @ inner2)
     turn = left @ right
     return torch.from_numpy(turn @ inner1 @ vt), torch.from_numpy(u @ inner2 @ turn.T)
@@ -132,6 +123,16 @@ def balance_defects(weights: Sequence[Tensor], lams: Sequence[float]) -> list[fl
         size = float(first.square().sum() + second.square().sum())
         found.append(float(off.norm()) / size if size else float(off.norm()))
     return found
+
+
+def _strands(sizes: list[int], lams: list[float], values: np.ndarray) -> np.ndarray:
+    """x of every layer and strand, `(L, strands)`."""
+    if len(lams) == 1 and lams[0]:  # the general reasons below, in the words of two layers
+        side, letter, sign = (sizes[2], "c", ">") if lams[0] > 0 else (sizes[0], "d", "<")
+        if sizes[1] > side:
+            raise InputError(f"lambda {sign} 0 needs h <= {letter} (h={sizes[1]}, {letter}={side}).")
+    count = min(sizes)
+    return np.stack([_strand(i, sizes, lams, float(values[i]) if i < count else 0.0) for i in range(max(sizes))], 1)
 
 
 def _strand(i: int, sizes: list[int], lams: list[float], value: float) -> np.ndarray:
@@ -170,9 +171,6 @@ def _roots(
     """√ of x², or an error that names the layer where it is most negative; rounding of the sums is 0."""
     if not (squares < -1e-12 * max(map(abs, lams))).any():
         return np.sqrt(np.maximum(squares, 0.0))
-    if len(lams) == 1:
-        side, letter, sign = (sizes[2], "c", ">") if lams[0] > 0 else (sizes[0], "d", "<")
-        raise InputError(f"lambda {sign} 0 needs h <= {letter} (h={sizes[1]}, {letter}={side}).")
     worst = int(np.argmin(squares))
     layer = layers[worst]
     if begins:
@@ -199,6 +197,13 @@ def _through(steps: np.ndarray, value: float) -> np.ndarray:
         if abs(step) < 1e-16 * max(1.0, abs(weakest)):
             break
     return np.sqrt(math.exp(2 * weakest) + gaps)
+
+
+def _diagonal(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    made = np.zeros(shape)
+    both = min(shape)
+    made[range(both), range(both)] = values[:both]
+    return made
 
 
 def _rotation(n: int, rng: np.random.Generator) -> np.ndarray:

@@ -208,9 +208,13 @@ def _chain(x0: np.ndarray, s: float, t: np.ndarray) -> np.ndarray:
             left = way * math.exp(-v)  # θ∞ − θ
             y = height(last - left)
             if unit:
-                change = unit * math.cosh(last - left / 2) * (math.sinh(left / 2) / (left / 2) if left else 1.0)
+                change = (
+                    unit
+                    * math.cosh(last - left / 2)
+                    * (math.sinh(left / 2) / (left / 2) if abs(left) > 1e-300 else 1.0)
+                )
             else:
-                change = end * (-math.expm1(-left) / left if left else 1.0)
+                change = end * (-math.expm1(-left) / left if abs(left) > 1e-300 else 1.0)
             return speed(y) * chain.slope(y, end) * change  # change is (y∞ − y)/(θ∞ − θ)
 
         angle = last - way * np.exp(-_integrate(rate, 0.0, t))

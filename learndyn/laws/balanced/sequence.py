@@ -23,7 +23,7 @@ class Tasks:
     """
 
     stages: tuple[Exact, ...]
-    losses: tuple[Float[Tensor, "times tasks"], ...]
+    losses: tuple[Float[Tensor, "_ tasks"], ...]
     ends: Float[Tensor, "stages tasks"]
 
 
