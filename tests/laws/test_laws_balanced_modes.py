@@ -67,7 +67,7 @@ def test_a_mode_has_the_known_limits_in_lambda():
     assert away == pytest.approx([2e-3, 2e-5, 2e-7], rel=0.2)
 
 
-sizes = st.floats(-300, 3).map(lambda x: 10.0**x)
+sizes = st.floats(-100, 3).map(lambda x: 10.0**x)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -176,10 +176,10 @@ def test_a_chain_of_two_is_the_closed_form():
 strengths = st.lists(st.floats(-2, 2).map(lambda x: round(x, 2)), min_size=2, max_size=6)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(strengths, st.floats(-3, 3).map(lambda x: round(x, 2)), st.floats(-2, 8).map(lambda x: 10.0**x))
 def test_a_chain_learns_its_target_or_stops_at_a_saddle(x0, s, t):
-    found = law.chain_modes(tensor([x0]), tensor([s]), tensor([0.0, t, 1e8]))[:, 0]
+    found = law.chain_modes(tensor([x0]), tensor([s]), tensor([1e8, t, 0.0, 1e8]))[[2, 1, 3], 0]
     assert bool(found.isfinite().all()) and torch.allclose(found[0], tensor(x0), rtol=1e-13, atol=1e-15)
     squares = found.square()
     assert torch.allclose(squares.diff(dim=1), squares[:1].diff(dim=1), rtol=1e-11, atol=1e-11)

@@ -106,10 +106,10 @@ def chain_modes(start: Tensor, target: Tensor, times: Tensor) -> Float[Tensor, "
     x0, s, t = finite("start", start).numpy(), finite("target", target).numpy(), clock(finite("times", times)).numpy()
     if x0.ndim != 2 or s.shape != x0.shape[:1] or x0.shape[1] < 2:
         raise InputError(f"start {x0.shape} and target {s.shape}: expected (modes, layers >= 2) and (modes,).")
-    order = np.argsort(t)
     found = np.empty((len(t), *x0.shape))
+    increasing, place = np.unique(t, return_inverse=True)
     for mode in range(len(s)):
-        found[order, mode] = _chain(x0[mode], float(s[mode]), t[order])
+        found[:, mode] = _chain(x0[mode], float(s[mode]), increasing)[place]
     return torch.from_numpy(found)
 
 
