@@ -126,7 +126,7 @@ def balance_defects(weights: Sequence[Tensor], lams: Sequence[float]) -> list[fl
 
 
 def _strands(sizes: list[int], lams: list[float], values: np.ndarray) -> np.ndarray:
-    """x of every layer and strand, `(L, strands)`."""
+    """The x of every layer and strand, `(L, strands)`."""
     if len(lams) == 1 and lams[0]:  # the general reasons below, in the words of two layers
         side, letter, sign = (sizes[2], "c", ">") if lams[0] > 0 else (sizes[0], "d", "<")
         if sizes[1] > side:

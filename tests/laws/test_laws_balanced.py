@@ -388,6 +388,40 @@ def test_a_start_on_the_separatrix_says_until_when_it_holds():
     assert abs(float(last @ first)) < 1e-3
 
 
+def test_a_missed_mode_has_to_outgrow_what_was_learned_instead():
+    # one unit on the second of two modes: noise on the first grows as e^{(2 − 1)t}
+    sigma, faint = torch.diag(tensor([2.0, 1.0])), 1e-9
+    w1, w2 = tensor([[0.0, 0.3]]), tensor([[0.0], [0.3]])
+    with pytest.warns(UserWarning, match="task mode 0"):
+        found = law.exact(w1, w2, sigma, tensor([20.0, INF]), 0.0)
+    assert found.missed == (0,) and torch.allclose(found.function, torch.diag(tensor([0.0, 1.0])), atol=1e-14)
+    w1[0, 0] = w2[0, 0] = faint
+    noisy = law.exact(w1, w2, sigma, torch.linspace(0, 40, 4001, dtype=torch.float64), 0.0)
+    escaped = float(noisy.times[int((noisy.function[:, 0, 0] > 1).nonzero()[0])])
+    noise = 8 * 2.2e-16 * math.sqrt(0.18)
+    assert found.trust - escaped == pytest.approx(math.log(math.sqrt(2) * faint / noise), abs=0.5)
+    # two units have room for both
+    pair = (
+        torch.cat([w1 * 0 + tensor([[0.0, 0.3]]), torch.zeros(1, 2)]),
+        torch.cat([tensor([[0.0], [0.3]]), torch.zeros(2, 1)], 1),
+    )
+    with pytest.warns(UserWarning, match="task mode 0"):
+        assert law.exact(*pair, sigma, tensor([1.0]), 0.0).trust < 20
+
+
+def test_directions_that_all_grow_alike_are_not_missed():
+    # of the three outputs that have no task the two units use one; which one, the start decides
+    w2 = tensor([[1.1, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    w1 = tensor([[math.sqrt(0.21)], [0.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = law.exact(w1, w2, tensor([[1.0], [0.0], [0.0], [0.0]]), tensor([1e8]), 1.0)
+    assert found.missed == () and found.trust == INF
+    assert torch.allclose(found.rep_out[0].diagonal(), tensor([(5**0.5 + 1) / 2, 0.0, 1.0, 0.0]), atol=1e-13)
+    one = law.exact(torch.zeros(1, 2), torch.eye(2)[:, :1].double(), torch.eye(2) * 0.0, tensor([1e8]), 1.0)
+    assert one.missed == () and torch.allclose(one.rep_out[0], torch.diag(tensor([1.0, 0.0])))
+
+
 def test_zero_weights_never_move():
     with pytest.warns(UserWarning, match="start is zero"):
         found = law.exact(torch.zeros(3, 2), torch.zeros(2, 3), torch.eye(2), tensor([1.0, 1e8, INF]))

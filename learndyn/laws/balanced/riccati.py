@@ -125,31 +125,37 @@ class Riccati:
         """When rounding has grown to order one (derived here).
 
         Rounding η = 8·2.2e-16·|Q| on a growing mode that the start misses, or has less than 1e3 η of, becomes √(2μ),
-        the mode's own size, at t = ln(√(2μ)/η)/μ.
+        the mode's own size, at t = ln(√(2μ)/η)/μ. If all units have modes of their own, it has to outgrow the slowest
+        of them, of rate μ' and size g: t = ln(g/η)/(μ − μ').
         """
-        reached = int(self.pivots[-1]) if self.front == self.minus.shape[1] else len(self.mu)
+        if not self.noise:
+            missed = [j for j in range(self.pairs) if self._of_task(j)]
+            return Horizon(math.inf, tuple(missed), "The start is zero, where nothing ever moves.")
+        full = self.front == self.minus.shape[1]
         held = torch.zeros_like(self.mu)
         held[self.pivots] = self.plus[self.pivots, torch.arange(self.front)].abs()
-        watched = (torch.arange(len(held)) <= reached) & (self.mu > self.tiny)
-        missed = tuple(j for j in (watched & (held == 0)).nonzero().flatten().tolist() if self._of_task(j))
-        faint = (watched & (held < 1e3 * self.noise)).nonzero().flatten().tolist()
-        if not self.noise and missed:
-            return Horizon(math.inf, missed, "The start is zero, where nothing ever moves.")
-        ends = {
-            j: math.log(reach) / rate
-            for j in faint
-            if (reach := math.sqrt(2 * (rate := float(self.mu[j]))) / self.noise) > 1
-        }
+        slowest, beaten = (float(v[self.pivots[-1]]) if full else 0.0 for v in (self.mu, held))
+        missed, ends = list[int](), dict[int, float]()
+        for j in (held < 1e3 * self.noise).nonzero().flatten().tolist():
+            gone, rate = not held[j], float(self.mu[j])
+            if gone and full:
+                rate -= slowest
+            if rate <= self.tiny:
+                continue
+            reach = (beaten if gone and full else math.sqrt(2 * rate)) / self.noise
+            if gone and self._of_task(j):
+                missed.append(j)
+            if reach > 1:
+                ends[j] = math.log(reach) / rate
         if not ends:
-            return Horizon(math.inf, missed, "")
-        j = min(ends, key=ends.__getitem__)
-        mode = f"task mode {j} (s = {float(self.s[j]):.4g})" if self._of_task(j) else "a mode outside the task"
-        fate = "almost zero: learned late" if held[j] else "zero to rounding: never learned in exact arithmetic"
-        return Horizon(
-            ends[j],
-            missed,
-            f"The start's component on {mode} is {fate}; any noise will trigger it after t = {{time:.3g}}.",
+            return Horizon(math.inf, tuple(missed), "")
+        first = min(ends, key=ends.__getitem__)
+        mode = (
+            f"task mode {first} (s = {float(self.s[first]):.4g})" if self._of_task(first) else "a mode outside the task"
         )
+        fate = "almost zero: learned late" if held[first] else "zero to rounding: never learned in exact arithmetic"
+        remark = f"The start's component on {mode} is {fate}; any noise will trigger it after t = {{time:.3g}}."
+        return Horizon(ends[first], tuple(missed), remark)
 
     def _of_task(self, j: int) -> bool:
         return j < self.pairs and float(self.s[j]) > self.tiny
