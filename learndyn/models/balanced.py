@@ -68,7 +68,7 @@ def sample_balanced(
         u, s, vt = np.linalg.svd(_matrix("product", product, shape))
     if len(s) > least and s[least] > 1e-12 * s[0]:
         raise InputError(
-            f"The product has a rank above {least}, the smallest width of {tuple(sizes)}; give one of less."
+            f"The product has a rank above {least}, the smallest width of {tuple(sizes)}; give one of lower rank."
         )
     turns = [vt.T, *(_rotation(n, rng) for n in sizes[1:-1]), u]
     made = []

@@ -409,6 +409,15 @@ def test_a_missed_mode_has_to_outgrow_what_was_learned_instead():
         assert law.exact(*pair, sigma, tensor([1.0]), 0.0).trust < 20
 
 
+def test_modes_equal_to_rounding_share_the_limit():
+    # two units for three equal modes in a rotated basis: which plane they take, the start decides
+    rng = np.random.default_rng(0)
+    turn = tensor(np.linalg.qr(rng.standard_normal((3, 3)))[0])
+    w1, w2, _ = draw(3, 2, 3, 0.3, 1)
+    found = law.exact(w1, w2, 1.5 * turn, tensor([200.0, INF]), 0.3)
+    assert off(observed(found.w1, found.w2)[1], observed(found.w1, found.w2)[0]) < 1e-12
+
+
 def test_directions_that_all_grow_alike_are_not_missed():
     # of the three outputs that have no task the two units use one; which one, the start decides
     w2 = tensor([[1.1, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
