@@ -76,7 +76,7 @@ def exact(
     O(η); a loss without the ½ runs at twice, a sum over P examples at P times this speed. With learning rates of their
     own, what is conserved is η₁W₂ᵀW₂ − η₂W₁W₁ᵀ = √(η₁η₂) λ I.
 
-    Every width, rank, sign of λ and time is allowed, infinity too. Errors are some 1e-13 of the largest entry, unless a
+    Every width, rank, sign of λ and time is allowed, infinity too. Errors are some 1e-14 of the largest entry, unless a
     component of the start on a growing mode is tiny, p|Q|: then rounding moves the time of that mode by 1e-16/(pμ).
 
     Args:
