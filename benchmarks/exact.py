@@ -6,8 +6,8 @@ Both give W2 W1, W1'W1 and W2 W2' to 1e-8 of their largest entry, (a) at one lat
 logarithmic from 0.01 to the same late time. The flow is integrated by SciPy's DOP853 on the weights with hand-written
 right-hand side (three products a call), at the largest of a ladder of tolerances that reaches 1e-8 at every time asked
 for; the ladder is climbed beforehand and not timed. Both errors are taken from DOP853 at rtol 1e-13, which is itself
-trusted to some 1e-11 (at late times all agree on the limit). d = h = c, lambda = 0.5, task singular values some 0 to 2,
-start 0.1 of that: a rich run, with its slowest mode learned at some t = 1e2 to 1e3. Best of repetitions, turn by turn.
+trusted to some 1e-11. d = h = c, lambda = 0.5, task singular values some 0 to 2, start 0.1 of that: a rich run, learned
+by t = 50 or so, after which DOP853's steps are bounded by stability. Best of repetitions, turn by turn.
 """
 
 import argparse

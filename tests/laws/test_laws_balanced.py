@@ -346,6 +346,13 @@ def test_hierarchical_representations_have_the_known_cosines():
             assert float((rep_in * task).sum() / rep_in.norm() / task.norm()) == pytest.approx(expected, abs=6e-5)
 
 
+def test_equal_modes_that_do_not_grow_leave_the_limit_unique():
+    task = torch.diag(tensor([1.0, 0.0, 0.0]))
+    assert torch.equal(law.steady_state(task, 0.0, 2)[1].abs(), task)
+    with pytest.raises(InputError, match="modes 2 and 3 are equally fast"):
+        law.steady_state(task, 0.5, 2)
+
+
 # Separatrices
 
 
