@@ -7,7 +7,7 @@ logarithmic from 0.01 to the same late time. The flow is integrated by SciPy's D
 right-hand side (three products a call), at the largest of a ladder of tolerances that reaches 1e-8 at every time asked
 for; the ladder is climbed beforehand and not timed. Both errors are taken from DOP853 at rtol 1e-13, which is itself
 trusted to some 1e-11. d = h = c, lambda = 0.5, task singular values some 0 to 2, start 0.1 of that: a rich run, learned
-by t = 50 or so, after which DOP853's steps are bounded by stability. Best of repetitions, turn by turn.
+by t = 20, after which DOP853's steps are bounded by stability. Best of repetitions, turn by turn.
 """
 
 import argparse
