@@ -274,3 +274,47 @@ def _budget(ax: Axes, run: Overlay, law: int) -> None:
         _say(ax, "gradient, momentum and decay together")
     ax.plot(m.step, m.q.values[:, charge] - m.q.values[0, charge], color="black", linewidth=2)
     _breaks(ax, m)
+
+
+def lenses(found: Sequence[xr.Dataset], name: str = "effective-rates") -> Figure:
+    """How fast channels in front of norms learn and turn: a column a law, as `learndyn.recorder.lens` sees it."""
+    some = [found[i] for i in np.unique(np.linspace(0, len(found) - 1, min(COLUMNS, len(found))).round().astype(int))]
+    with style():
+        drawing, axes = plt.subplots(
+            2, len(some), figsize=(3.3 * len(some) + 0.6, 5.4), squeeze=False, sharex=True, sharey="row"
+        )
+        for (top, below), one in zip(axes.T, some):
+            _band(top, one, "effective_lr", "measured")
+            if "predicted_effective_lr" in one:
+                middle = one.predicted_effective_lr.median("charge")
+                top.plot(one.step, middle, "--", color="black", linewidth=1, label="implicit RMSProp")
+            if "effective_lr" not in one:
+                _say(top, "not for this optimizer")
+            _band(below, one, "angle", "measured")
+            if "equilibrium_angle" in one:
+                below.plot(one.step, one.equilibrium_angle, "--", color="black", linewidth=1, label="at equilibrium")
+            for ax in (top, below):
+                ax.set_yscale("log")
+            top.set_title("\n".join(textwrap.wrap(one.attrs["law"].removeprefix("scale at "), 28)))
+            below.set_xlabel("step")
+        axes[0, 0].set_ylabel("$η_{eff} = η/(μ|q|^2)$")
+        axes[1, 0].set_ylabel("angle of a step (rad)")
+        for ax in axes[:, 0]:
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend()
+    caption = (
+        "Channels in front of a normalisation: the learning rate of their directions, measured (median, 5 to 95 % of "
+        "the channels) and predicted by the implicit RMSProp (arXiv:2105.02716; dashed), and the angle by which a step "
+        "turns them, beside the one at which weight decay and steps balance."
+    )
+    return Figure(name, drawing, caption)
+
+
+def _band(ax: Axes, one: xr.Dataset, name: str, label: str) -> None:
+    if name not in one:
+        return
+    values = one[name].values
+    rows = np.isfinite(values).any(1)
+    low, middle, high = np.nanquantile(values[rows], (0.05, 0.5, 0.95), axis=1)
+    ax.fill_between(one.step.values[rows], low, high, color=COLOURS[0], alpha=0.2, linewidth=0)
+    ax.plot(one.step.values[rows], middle, color=COLOURS[0], label=label)

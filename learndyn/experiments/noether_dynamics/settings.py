@@ -102,8 +102,8 @@ PRESETS = {
     ),
     "paper": replace(
         _QUICK,
-        task="tiny-imagenet(batch_size=128)",
-        model="vgg16",
+        task="tiny_imagenet(batch_size=128)",
+        model='vgg16(variant="flatten")',
         optimizers=(
             "sgd(lr=0.1, momentum=0.9, weight_decay=5e-4)",
             "sgd(lr=0.01, momentum=0.9, weight_decay=5e-4)",
