@@ -36,7 +36,7 @@ ADAPTIVE, HEAVY, ADAMW = (
     "sgd(lr=0.1, momentum=0.9, weight_decay=1e-2)",
     "adamw(lr=5e-3, weight_decay=1.0)",
 )
-SMALL = Settings(optimizers=(ADAPTIVE, HEAVY, ADAMW), steps=360, points=25, seeds=1, rates=(0.1, 10.0), sweep_steps=60)
+SMALL = Settings(optimizers=(ADAPTIVE, HEAVY, ADAMW), steps=360, points=25, seeds=1, rates=(0.1, 10.0), sweep_steps=40)
 
 
 @pytest.fixture(scope="module")

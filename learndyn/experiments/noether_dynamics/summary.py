@@ -47,7 +47,7 @@ def notes(results: xr.DataTree) -> list[str]:
     collapsing = int((found.verdict == VERDICTS.index("collapsing")).sum())
     if collapsing:
         said.append(
-            f"{collapsing} channels collapse: decay wins over their gradients, since they are dead or lr * decay is large."
+            f"{collapsing} channels collapse: decay wins over gradients, where they are dead or lr * decay is large."
         )
     return said
 
