@@ -36,7 +36,7 @@ ADAPTIVE, HEAVY, ADAMW = (
     "sgd(lr=0.1, momentum=0.9, weight_decay=1e-2)",
     "adamw(lr=5e-3, weight_decay=1.0)",
 )
-SMALL = Settings(optimizers=(ADAPTIVE, HEAVY, ADAMW), steps=450, points=31, seeds=1, rates=(0.1, 10.0), sweep_steps=60)
+SMALL = Settings(optimizers=(ADAPTIVE, HEAVY, ADAMW), steps=360, points=25, seeds=1, rates=(0.1, 10.0), sweep_steps=40)
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,8 @@ def test_sgd_is_rmsprop(measured, claims):
 
 
 def test_the_effective_rate_is_that_of_its_formula(tmp_path):
-    """Row 3: η = 0.1, λ = 5e-3, deviation 6e-4 on average, 2.3e-3 at most in a prototype of 2000 steps; here 300."""
-    settings = replace(SMALL, optimizers=("sgd(lr=0.1, weight_decay=5e-3)",), steps=300, twin=False)
+    """Row 3: η = 0.1, λ = 5e-3, deviation 6e-4 on average, 2.3e-3 at most in a prototype of 2000 steps; here 200."""
+    settings = replace(SMALL, optimizers=("sgd(lr=0.1, weight_decay=5e-3)",), steps=200, twin=False)
     with deterministic("cpu", 1):
         found = runs.measure_run(settings, 0, 0, tmp_path, silent)
     assert float(found.deviation_mean.mean()) < 6e-4 and float(found.deviation_max.max()) < 2.3e-3
@@ -188,7 +188,7 @@ def test_the_twin_of_other_runs_is_left_out(measured):
 
 def test_a_finished_part_is_found_and_a_killed_one_goes_on(tmp_path, monkeypatch):
     """Killed between two pieces, with a checkpoint: the record goes on and all numbers are those of a run in one go."""
-    settings = replace(SMALL, optimizers=(HEAVY,), steps=150, rates=())
+    settings = replace(SMALL, optimizers=(HEAVY,), steps=110, rates=())
     record = open_record(tmp_path, "noether-dynamics", plain(settings))
     noether_dynamics.measure("run-0-0", settings, record.folder, silent)
     target = record.folder / "records" / "run-0-0.nc"
@@ -200,7 +200,7 @@ def test_a_finished_part_is_found_and_a_killed_one_goes_on(tmp_path, monkeypatch
 
     def killed(what, units):
         killed.done += units
-        if killed.done > 90:
+        if killed.done > 60:
             raise KeyboardInterrupt
 
     killed.done = 0
@@ -231,7 +231,7 @@ def test_the_report(small, tmp_path, monkeypatch):
     monkeypatch.setattr(page_module, "_save", lambda figure, folder: (drawn.append(figure), plt.close("all"), "")[2])
     made = write_report(replace(record, folder=tmp_path / record.folder.name), noether_dynamics, results)
     figures = {"effective-lr", "noether-charge", "equilibrium", "rmsprop-twin", "learning-rates", "optimizers"}
-    assert {figure.name for figure in drawn} == figures and len({claim.name for claim in made}) == len(made) >= 18
+    assert {figure.name for figure in drawn} == figures and len({claim.name for claim in made}) == len(made) >= 15
     page = (tmp_path / record.folder.name / "report.html").read_text()
     assert "Channels in front of a normalisation" in page and "equilibrium" in page
 

@@ -267,8 +267,8 @@ def full_batch(net):
         (sgd(weight_decay=0.0), {}, "no weight decay"),
         (sgd(weight_decay=1e-4), {}, "transient: norm growing"),
         (sgd(), {"size": 30.0}, "transient: norm decaying"),
-        (sgd(lr=0.2, weight_decay=2e-2), {"steps": 400}, "equilibrium"),
-        (full_batch, {"steps": 400, "data": 0}, "collapsing"),
+        (sgd(lr=0.2, weight_decay=2e-2), {"steps": 250}, "equilibrium"),
+        (full_batch, {"steps": 250, "data": 0}, "collapsing"),
     ],
 )
 def test_verdicts(optimizer, options, verdict, tmp_path):
@@ -279,9 +279,9 @@ def test_verdicts(optimizer, options, verdict, tmp_path):
 
 def test_equilibrium_is_where_the_laws_say(tmp_path):
     """The angle, and the norm with the measured memory factor; ϕ = 1 is wrong by √((1+β)/(1−β)) for mini-batches."""
-    record, _ = recorded(tmp_path, sgd(lr=0.05, weight_decay=2e-2), (WEIGHT,), bias=False, steps=800)
+    record, _ = recorded(tmp_path, sgd(lr=0.05, weight_decay=2e-2), (WEIGHT,), bias=False, steps=500)
     seen = lens(record)
-    late = seen.isel(step=slice(400, None))
+    late = seen.isel(step=slice(200, None))
     angle = np.sqrt((late.angle**2).mean("step"))
     np.testing.assert_allclose(angle, math.sqrt(2 * 0.05 * 2e-2 / 1.9), rtol=0.1)
     np.testing.assert_allclose((late.equilibrium_norm / late.q).mean("step"), 1, rtol=0.2)

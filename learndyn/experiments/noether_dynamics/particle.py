@@ -44,7 +44,7 @@ def trajectory(step: float, steps: int) -> tuple[Tensor, Tensor]:
     return made[:, 0], made[:, 1]
 
 
-def residual(step: float = 0.01, time: float = 2.0) -> float:
+def residual(step: float = 0.01, time: float = 1.5) -> float:
     """Largest residual of d𝒬/dt + (μ/m)𝒬 = δT − λ|q|² for scale along a trajectory, over the largest term.
 
     The derivative is by five points; the residual falls as step⁴.

@@ -46,7 +46,9 @@ def notes(results: xr.DataTree) -> list[str]:
         )
     collapsing = int((found.verdict == VERDICTS.index("collapsing")).sum())
     if collapsing:
-        said.append(f"{collapsing} channels collapse: lr times weight decay is too large for their gradients.")
+        said.append(
+            f"{collapsing} channels collapse: decay wins over gradients, where they are dead or lr * decay is large."
+        )
     return said
 
 
