@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/learndyn run two-phase
 
 test: $(VENV)/installed-dev lint types
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

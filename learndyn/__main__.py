@@ -515,12 +515,70 @@ def _symmetries(words: list[str]) -> None:
     model, inputs = _network(given)
     softmax = None if given.no_softmax else given.softmax
     found = find(model, inputs, softmax=softmax, training=not given.eval, certify=given.certify or None)
+    table = _kept(found, model.train(not given.eval), inputs, softmax, given.optimizer) if given.optimizer else None
     seconds = time.monotonic() - began
     if given.json:
-        print(json.dumps(finite(found.plain() | {"seconds": round(seconds, 3)}), indent=1, allow_nan=False))
+        steps = {} if table is None else {"kept": _plain_kept(table)}
+        print(json.dumps(finite(found.plain() | steps | {"seconds": round(seconds, 3)}), indent=1, allow_nan=False))
     else:
         _print_symmetries(found)
+        if table is not None:
+            _print_kept(table)
         print(f"\ntime     {seconds:.1f} s")
+
+
+def _kept(found: Any, model: Any, inputs: Any, softmax: int | None, optimizers: list[str]) -> Any:
+    """Which of the laws one step of each optimizer keeps, for a random function of the outputs."""
+    import torch
+
+    from learndyn.names import build_optimizer
+    from learndyn.recorder import kept
+    from learndyn.symmetries.verify import floats
+
+    def loss(network: Any) -> Any:
+        draw = torch.Generator().manual_seed(0)
+        outputs = floats(network(inputs))
+        counted = outputs if softmax is None else [t.log_softmax(softmax) for t in outputs]
+        return sum((t * torch.randn(t.shape, generator=draw).to(t)).mean() for t in counted)
+
+    if not found.laws:
+        raise InputError("The network has no law that an optimizer could keep.")
+    made = {text: lambda parameters, text=text: build_optimizer(text, parameters) for text in optimizers}
+    return kept(model, found.laws, made, loss)
+
+
+def _plain_kept(table: Any) -> list[dict[str, Any]]:
+    """For programs: by optimizer, the largest relative current of each law, in the order of the laws."""
+    return [
+        {
+            "optimizer": str(name),
+            "largest": [float(x) for x in table.largest.values[i]],
+            "kept": [bool(x) for x in table.kept.values[i]],
+        }
+        for i, name in enumerate(table.optimizer.values)
+        if name != "gradient"
+    ]
+
+
+def _print_kept(table: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=max(100, Console().width))
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("one step keeps the law?")
+    names = [str(name) for name in table.optimizer.values if name != "gradient"]
+    for name in names:
+        shown.add_column(name, justify="right")
+    for i, law in enumerate(table.law.values):
+        cells = []
+        for name in names:
+            at = table.sel(optimizer=name).isel(law=i)
+            cells.append("-" if at.largest.isnull() else "kept" if bool(at.kept) else f"{float(at.largest):.0e}")
+        shown.add_row(str(law), *cells)
+    console.print()
+    console.print(shown, highlight=False)
+    console.print("Numbers: largest |<step, X>| / (|step| |X|) of any charge of the law.", highlight=False)
 
 
 def _symmetry_options(words: list[str]) -> argparse.Namespace:
@@ -542,6 +600,10 @@ def _symmetry_options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--no-softmax", action="store_true", help="the loss takes no softmax of the outputs")
     parser.add_argument("--eval", action="store_true", help="look at the network in evaluation mode")
     parser.add_argument("--certify", action="store_true", help="count in the gradients, also for a larger network")
+    parser.add_argument(
+        "--optimizer", nargs="+", default=[], metavar="TEXT",
+        help="which laws does one step of it keep? such as 'sgd(lr=0.1)' 'adamw(lr=1e-3)'",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(words)
     if given.task is None and given.input_shape is None:

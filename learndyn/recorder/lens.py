@@ -281,9 +281,7 @@ def _picture(q: Array, w: _Windows, fits: bool, horizon: float | None, notes: li
             "inertia, holds for their means at best."
         )
     if (w.steps > 1).any():
-        notes.append(
-            "`discrete` needs a row of every step; `recorder.forecast` has the exact law at any distance of rows."
-        )
+        notes.append("`discrete` needs a row of every step; recorder.forecast has the exact law for any rows.")
     ends = [-1, *np.flatnonzero(broken), len(broken)]
     for before, after in zip(ends, ends[1:]):
         part = slice(before + 1, after)

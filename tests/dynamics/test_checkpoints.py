@@ -171,7 +171,7 @@ def test_truncated_files_are_named(tmp_path, kind):
         assert one_sentence(error)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.one_of(st.binary(max_size=40), st.text(max_size=40).map(str.encode)))
 def test_any_other_file_gives_one_sentence(tmp_path_factory, content):
     folder = tmp_path_factory.mktemp("any")

@@ -145,7 +145,7 @@ def loads_as(path, content, tree):
         return None
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_changed_byte_anywhere_is_noticed(tmp_path, written, small, data):
     place = data.draw(st.integers(0, len(written) - 1))

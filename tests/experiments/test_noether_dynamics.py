@@ -250,7 +250,7 @@ def test_a_network_as_it_is_trained(tmp_path):
     for part in noether_dynamics.parts(settings)[:-1]:
         noether_dynamics.measure(part, settings, tmp_path, silent)
     found = read_part(tmp_path, "run-0-0")
-    assert "exact law needs every step" in found.attrs["left_out"]
+    assert "needs a row of every step" in found.attrs["left_out"]
     assert found.sizes == {"step": 7, "charge": 20} and "residual" not in found
     assert np.isfinite(found.predicted_effective_lr).all() and "twin_loss" not in found
 

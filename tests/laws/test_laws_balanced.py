@@ -172,7 +172,7 @@ def make(start):
 instants = st.floats(-3, 8).map(lambda x: 10.0**x)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(starts(), st.lists(instants, min_size=1, max_size=5))
 def test_every_solution_is_a_balanced_network_that_learns(start, times):
     w1, w2, sigma, lam = make(start)
@@ -194,7 +194,7 @@ def test_every_solution_is_a_balanced_network_that_learns(start, times):
     assert bool((found.loss.diff() <= rounding).all())
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(starts())
 def test_every_solution_tends_to_its_limit(start):
     w1, w2, sigma, lam = make(start)
@@ -211,7 +211,7 @@ def test_every_solution_tends_to_its_limit(start):
     assert float((f @ q + q @ f - q @ q).abs().max()) <= 1e-12 * max(float(q.abs().max()) ** 2, 1e-30)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(starts())
 def test_generic_starts_tend_to_the_steady_state(start):
     w1, w2, sigma, lam = make(start)

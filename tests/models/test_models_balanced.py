@@ -28,7 +28,7 @@ def product(weights):
     return made
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.tuples(*[st.integers(1, 7)] * 3), st.integers(-8, 2), st.sampled_from([-1, 0, 1]), st.integers(-6, 2))
 def test_two_layers_are_balanced_wherever_they_can_be(shape, power, sign, size):
     d, h, c = shape
@@ -89,7 +89,7 @@ def test_impossible_networks_are_refused_with_their_reason(widths, lams, message
         sample_balanced(widths, lams, rng())
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(st.integers(1, 5), min_size=3, max_size=6), st.integers(0, 10**6))
 def test_whatever_is_not_refused_is_balanced(widths, seed):
     lams = np.random.default_rng(seed).integers(-2, 3, len(widths) - 2).astype(float).tolist()

@@ -195,7 +195,7 @@ def test_rows_that_are_some_steps_apart(tmp_path):
     wide, _ = recorded(tmp_path / "some", **options, every=7)
     near, far = lens(record, str(SCALE)), lens(wide, str(SCALE))
     assert far.step.values.tolist() == list(range(0, 204, 7))
-    assert "exact law needs every step" in far.left_out and far.discrete.isnull().all()
+    assert "needs a row of every step" in far.left_out and far.discrete.isnull().all()
     windows = np.sqrt((angles(kept.weight) ** 2).reshape(-1, 7, UNITS).mean(1))
     np.testing.assert_allclose(far.angle[1:], windows, rtol=0.03)
     sphere = near.sphere_gradient.values[1:].reshape(-1, 7, UNITS).mean(1)

@@ -8,17 +8,17 @@ from torch import nn
 
 
 class Pre(nn.Module):
-    def __init__(self):
+    def __init__(self, d=12):
         super().__init__()
-        self.e = nn.Embedding(11, 12)
-        self.p = nn.Parameter(torch.randn(5, 12))
-        self.l1 = nn.LayerNorm(12)
-        self.a = nn.MultiheadAttention(12, 2, batch_first=True)
-        self.l2 = nn.LayerNorm(12)
-        self.f1 = nn.Linear(12, 24)
-        self.f2 = nn.Linear(24, 12)
-        self.l3 = nn.LayerNorm(12)
-        self.o = nn.Linear(12, 11)
+        self.e = nn.Embedding(11, d)
+        self.p = nn.Parameter(torch.randn(5, d))
+        self.l1 = nn.LayerNorm(d)
+        self.a = nn.MultiheadAttention(d, 2, batch_first=True)
+        self.l2 = nn.LayerNorm(d)
+        self.f1 = nn.Linear(d, 2 * d)
+        self.f2 = nn.Linear(2 * d, d)
+        self.l3 = nn.LayerNorm(d)
+        self.o = nn.Linear(d, 11)
 
     def forward(self, x):
         h = self.e(x) + self.p

@@ -120,11 +120,15 @@ NETWORKS = {
 }
 
 
+#: The count takes time with the square of the size.
+SMALLER = {"Pre": {"d": 6}, "GPT": {"d": 6}, "ConvNeXtBlock": {"d": 4}}
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_list_is_as_long_as_the_null_space_of_the_gradients(name):
     """Packed and grouped projections, rotary positions, gates, norms by hand, tied weights, work in place."""
     inputs, softmax = NETWORKS[name]
-    model = getattr(strangers, name)()
+    model = getattr(strangers, name)(**SMALLER.get(name, {}))
     before = copy.deepcopy(model.state_dict())
     found = find(model, inputs, softmax=softmax, certify=name != "ViT")
     assert not found.failed

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from no_pictures import no_pictures  # noqa: F401  for every test here
 
 from learndyn.__main__ import main
 from learndyn.record import read_record

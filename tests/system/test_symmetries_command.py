@@ -36,6 +36,20 @@ def test_inputs_from_options(capsys):
     assert "embed.weight against" in out and "rescale" in out
 
 
+def test_which_laws_an_optimizer_keeps(capsys):
+    words = ["symmetries", "mlp(width=4, depth=1)", "--input-shape", "3", "--classes", "3"]
+    words += ["--optimizer", "sgd(lr=0.1)", "adam(lr=0.01)"]
+    assert main(words) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if " at " in line and "zero" not in line]
+    assert len(rows) == 3 and all(row[-2] == "kept" and float(row[-1]) > 0.01 for row in rows)
+    assert main([*words, "--json"]) == 0
+    sgd, adam = json.loads(capsys.readouterr().out)["kept"]
+    assert sgd["optimizer"] == "sgd(lr=0.1)" and sgd["kept"] == [True] * 3 and max(sgd["largest"]) < 1e-4
+    assert adam["kept"] == [False] * 3 and min(adam["largest"]) > 0.01
+    assert main([*words[:-2], "muon(lr=0.01)"]) == 2
+    assert "--optimizer muon(lr=0.01) raised ValueError" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words, expected",
     [
