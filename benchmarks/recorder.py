@@ -5,7 +5,8 @@
 
 "hooks" is the time in the recorder's two hooks over that of a bare step, and the number to look at: it does not suffer
 from other work on the machine as the difference of two loops ("loop") does. "exact" is `Recorder(..., exact=True)`.
-Rows are written every 10 steps, as by default; "row" is the time of one.
+Rows are written every 10 steps, as by default; "row" is the time of one. Where the system takes memory back at every
+step the loop suffers more than the hooks take: `--keep` says by how much (`learndyn.runtime.keep_memory`).
 """
 
 import argparse
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from learndyn import runtime
 from learndyn.models import resnet20, vgg16
 from learndyn.record import _processor
 from learndyn.recorder import Recorder
@@ -131,9 +133,12 @@ def main() -> None:
     arguments.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
     arguments.add_argument("--steps", type=int, default=15)
     arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--keep", action="store_true", help="keep large blocks of memory, as learndyn's own runs do")
     arguments.add_argument("--out", type=Path, help="file to keep the table in")
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
+    if chosen.keep:
+        runtime.keep_memory()
     lines: list[str] = []
 
     def say(line: str) -> None:
@@ -142,7 +147,8 @@ def main() -> None:
 
     say(f"{_processor()}, threads: {chosen.threads}, torch {torch.__version__}, Python {platform.python_version()}")
     side = f"{'hooks ms':>8} {'hooks':>7} {'loop':>7} {'row ms':>6}"
-    say(f"{chosen.optimizer + ', float32':<36}{'bare ms':>9} {'charges':>8}  {side}   {side}  {'MB':>6}   laws s")
+    title = f"{chosen.optimizer}, float32{', memory kept' if chosen.keep else ''}"
+    say(f"{title:<36}{'bare ms':>9} {'charges':>8}  {side}   {side}  {'MB':>6}   laws s")
     say(f"{'':<56}{'default':>31}{'exact':>34}")
     for name in chosen.cases:
         say(compare(name, chosen.optimizer, chosen.steps))

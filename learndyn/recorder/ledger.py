@@ -43,7 +43,7 @@ SETTINGS = ("rate", "weight_decay", "momentum", "dampening")
 MARKS = {"weights_changed_between_steps": 1, "resumed": 2, "not_finite": 4, "split_fails": 8, "gradients_not_seen": 16}
 BROKEN, RESUMED, NOT_FINITE, UNEXPLAINED, UNSEEN = MARKS.values()
 TINY = 1e-30  # of a charge: near the smallest numbers rounding is no longer relative
-CHUNK = 2**17  # numbers that are looked at together: in the cache of a processor
+CHUNK = 2**18  # numbers that are looked at together: in the cache of a processor
 SMALL = 2**14  # parameters up to this size are looked at together, if it is element by element
 
 _Key = tuple[bool, str, int, int]  # whether linear, side, first row, row after the last
