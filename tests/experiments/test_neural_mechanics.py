@@ -64,6 +64,21 @@ def test_claims_fail_where_a_prediction_is_wrong(finished):
     assert verdicts["rescale-exact"] == verdicts["translation-exact"] == verdicts["scale-exact"] == "fails"
 
 
+def test_laws_that_an_eps_breaks_are_not_expected_to_be_exact(finished):
+    """In a transformer the eps of layer norms breaks the law of the residual stream, which is none of scale."""
+    results = finished[1].copy(deep=True)
+    measured, predicted = results["measured/run-1"].to_dataset(), results["predicted/run-1"].to_dataset()
+    law = int(np.flatnonzero(measured.kind.values == "rescale")[0])
+    predicted.change_error.loc[{"curve": "exact"}][law] = 1e-5
+    results["predicted/run-1"] = type(results)(predicted)
+    assert {c.name: c.verdict for c in neural_mechanics.claims(results)}["rescale-exact"] == "fails"
+    broken = json.loads(measured.attrs["broken"])
+    broken[law] = 1e-6
+    results["measured/run-1"] = type(results)(measured.assign_attrs(broken=json.dumps(broken)))
+    found = {c.name: c for c in neural_mechanics.claims(results)}
+    assert found["rescale-exact"].verdict == "holds" and found["epsilon-shows"].measured >= 1e-5
+
+
 def test_figures_and_words(finished):
     results = finished[1]
     figures = neural_mechanics.figures(results)
