@@ -1,13 +1,14 @@
 """Figures of charges: the laws over the measurement, what is left, the plane of charge and velocity, the budget."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 from learndyn.report.figures import Figure
@@ -75,19 +76,8 @@ def shown(overlay: Overlay, count: int = COLUMNS) -> list[int]:
 
 def overlays(runs: Sequence[Overlay], name: str = "charges") -> Figure:
     """Charges against time, measured solid, the continuous law dashed: a row a run, a column a law."""
-    laws = shown(runs[0])
     with style():
-        drawing, axes = plt.subplots(
-            len(runs), len(laws), figsize=(3.3 * len(laws) + 0.4, 2.7 * len(runs) + 0.3), squeeze=False, sharex=True
-        )
-        for row, run in zip(axes, runs):
-            for ax, law in zip(row, laws):
-                _charges(ax, run, law)
-            row[0].set_ylabel(f"{run.title}\n\ncharge")
-        for ax, law in zip(axes[0], laws):
-            ax.set_title(_title(runs[0].measured, law))
-        for ax in axes[-1]:
-            ax.set_xlabel("step")
+        drawing, axes = _panels(runs, _charges, "charge", height=2.7)
         handles = [
             Line2D([], [], color=COLOURS[0], label="measured"),
             Line2D([], [], color="black", linestyle="--", linewidth=1, label=WORDS["continuous"]),
@@ -99,6 +89,24 @@ def overlays(runs: Sequence[Overlay], name: str = "charges") -> Figure:
         f"one channel or unit; of each law up to {LINES}, from the one that falls most to the one that rises most."
     )
     return Figure(name, drawing, caption)
+
+
+def _panels(
+    runs: Sequence[Overlay], draw: Callable[[Axes, Overlay, int], None], label: str, height: float, sharey: bool = False
+) -> tuple[Drawing, np.ndarray]:
+    """A row a run, a column a law, against steps."""
+    laws = shown(runs[0])
+    size = (3.3 * len(laws) + 0.4, height * len(runs) + 0.3)
+    drawing, axes = plt.subplots(len(runs), len(laws), figsize=size, squeeze=False, sharex=True, sharey=sharey)
+    for row, run in zip(axes, runs):
+        for ax, law in zip(row, laws):
+            draw(ax, run, law)
+        row[0].set_ylabel(f"{run.title}\n\n{label}")
+    for ax, law in zip(axes[0], laws):
+        ax.set_title(_title(runs[0].measured, law))
+    for ax in axes[-1]:
+        ax.set_xlabel("step")
+    return drawing, axes
 
 
 def _title(measured: xr.Dataset, law: int) -> str:
@@ -135,39 +143,9 @@ def _breaks(ax: Axes, measured: xr.Dataset) -> None:
 
 def residuals(runs: Sequence[Overlay], name: str = "residuals") -> Figure:
     """How far each law is off, relative to how far the charges have moved at most: a row a run, a column a law."""
-    laws = shown(runs[0])
     curves = [str(c) for c in runs[0].predicted.curve.values]
     with style():
-        drawing, axes = plt.subplots(
-            len(runs),
-            len(laws),
-            figsize=(3.3 * len(laws) + 0.4, 2.5 * len(runs) + 0.3),
-            squeeze=False,
-            sharex=True,
-            sharey=True,
-        )
-        for row, run in zip(axes, runs):
-            for ax, law in zip(row, laws):
-                mine = np.flatnonzero(run.measured.law_of.values == law)
-                q = run.measured.q.values[:, mine]
-                change = np.linalg.norm(q - q[0], axis=1).max()
-                for i, curve in enumerate(curves):
-                    off = np.linalg.norm(run.predicted.q.sel(curve=curve).values[:, mine] - q, axis=1)
-                    if np.isfinite(off).any() and run.predicted.moved.values[law] > STILL:
-                        ax.semilogy(
-                            run.measured.step.values[1:],
-                            np.maximum(off[1:] / change, 1e-17),
-                            color=COLOURS[i],
-                            linewidth=1.2,
-                            label=WORDS[curve],
-                        )
-                if not ax.lines:
-                    _say(ax, "the charges did not move" if not run.predicted.why.values[law] else "no prediction")
-            row[0].set_ylabel(f"{run.title}\n\n|off| / largest change")
-        for ax, law in zip(axes[0], laws):
-            ax.set_title(_title(runs[0].measured, law))
-        for ax in axes[-1]:
-            ax.set_xlabel("step")
+        drawing, _ = _panels(runs, _residuals, "|off| / largest change", height=2.5, sharey=True)
         handles = [Line2D([], [], color=COLOURS[i], label=WORDS[c]) for i, c in enumerate(curves)]
         drawing.legend(handles=handles, loc="outside lower center", ncols=len(curves))
     caption = (
@@ -177,6 +155,19 @@ def residuals(runs: Sequence[Overlay], name: str = "residuals") -> Figure:
         "symmetry or a fault in the training code."
     )
     return Figure(name, drawing, caption)
+
+
+def _residuals(ax: Axes, run: Overlay, law: int) -> None:
+    mine = np.flatnonzero(run.measured.law_of.values == law)
+    q = run.measured.q.values[:, mine]
+    change = np.linalg.norm(q - q[0], axis=1).max()
+    for i, curve in enumerate(run.predicted.curve.values):
+        off = np.linalg.norm(run.predicted.q.sel(curve=curve).values[:, mine] - q, axis=1)
+        if np.isfinite(off).any() and run.predicted.moved.values[law] > STILL:
+            seen = np.maximum(off[1:] / change, 1e-17)
+            ax.semilogy(run.measured.step.values[1:], seen, color=COLOURS[i], linewidth=1.2)
+    if not ax.lines:
+        _say(ax, "the charges did not move" if not run.predicted.why.values[law] else "no prediction")
 
 
 def portraits(runs: Sequence[Overlay], name: str = "portraits") -> Figure:
@@ -228,19 +219,8 @@ def _portrait(ax: Axes, run: Overlay, law: int) -> None:
 
 def budgets(runs: Sequence[Overlay], name: str = "budgets") -> Figure:
     """What moved the charge of a law that moved most: a row a run, a column a law."""
-    laws = shown(runs[0])
     with style():
-        drawing, axes = plt.subplots(
-            len(runs), len(laws), figsize=(3.3 * len(laws) + 0.4, 2.6 * len(runs) + 0.3), squeeze=False, sharex=True
-        )
-        for row, run in zip(axes, runs):
-            for ax, law in zip(row, laws):
-                _budget(ax, run, law)
-            row[0].set_ylabel(f"{run.title}\n\nchange of a charge")
-        for ax, law in zip(axes[0], laws):
-            ax.set_title(_title(runs[0].measured, law))
-        for ax in axes[-1]:
-            ax.set_xlabel("step")
+        drawing, _ = _panels(runs, _budget, "change of a charge", height=2.6)
         outside = any((run.measured.mark.values & 1).any() for run in runs)
         named = list(PARTS.values())[: None if outside else -1]
         handles = [Line2D([], [], color=COLOURS[i], label=words) for i, words in enumerate(named)]
