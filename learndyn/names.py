@@ -24,10 +24,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from learndyn import models, tasks
+from learndyn.dynamics import State, start
 from learndyn.errors import InputError, unknown
 from learndyn.noise import isolated, key
 from learndyn.optimizers import schedules
-from learndyn.tasks import Task
+from learndyn.tasks import Task, place
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
@@ -225,3 +226,38 @@ def build_schedule(text: str, steps: int) -> schedules.Schedule:
     if not callable(schedule):
         raise InputError(f"--schedule {text} gave a {type(schedule).__name__}; return a function of the step.")
     return schedule
+
+
+def build_state(
+    task: str,
+    model: str,
+    optimizer: str,
+    schedule: str,
+    steps: int,
+    seed: int,
+    dtype: str,
+    device: str,
+    data_dir: str | None,
+    try_out: Callable[[State], Any],
+) -> State:
+    """A run by the specifications of its parts, before its first step, after it was tried out.
+
+    Raises:
+        InputError: If a name is unknown, a factory fails, or model, task and optimizer do not fit together.
+    """
+    precision = getattr(torch, dtype)
+    try:
+        data = place(build_task(task, seed, data_dir), device, precision)
+        network = build_model(model, data, seed).to(device, precision)
+        state = start(
+            data, network, lambda parameters: build_optimizer(optimizer, parameters), build_schedule(schedule, steps)
+        )
+        try_out(state)
+    except InputError:
+        raise
+    except Exception as error:  # a stranger's model on a stranger's task
+        raise InputError(
+            f"The model {model} cannot be trained on the task {task} with {optimizer}: "
+            f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}."
+        ) from error
+    return state

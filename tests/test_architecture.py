@@ -26,7 +26,7 @@ ALLOWED = {
     "recorder": {*FOUNDATION, "dynamics", "laws"},
     "compare": {"errors"},
     "record": FOUNDATION,
-    "names": {*FOUNDATION, "tasks", "models", "optimizers"},
+    "names": {*FOUNDATION, "tasks", "models", "optimizers", "dynamics"},
     "report": {*FOUNDATION, "compare", "record"},
     "experiments": {
         *FOUNDATION,

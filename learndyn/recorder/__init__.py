@@ -5,5 +5,6 @@ from learndyn.recorder.kept import kept
 from learndyn.recorder.ledger import MARKS, QUANTITIES, SETTINGS, Ledger, Window
 from learndyn.recorder.lens import lens
 from learndyn.recorder.recorder import Recorder
+from learndyn.recorder.training import train_recorded
 
-__all__ = ["MARKS", "QUANTITIES", "SETTINGS", "Ledger", "Recorder", "Window", "kept", "lens", "read"]
+__all__ = ["MARKS", "QUANTITIES", "SETTINGS", "Ledger", "Recorder", "Window", "kept", "lens", "read", "train_recorded"]

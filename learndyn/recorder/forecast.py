@@ -224,8 +224,8 @@ def overlay(record: xr.Dataset, rows: int = 300) -> tuple[xr.Dataset, xr.Dataset
     """
     predicted = forecast(record)
     scores = score(record, predicted)
-    kept = np.unique(np.append(np.arange(0, record.sizes["step"], -(-record.sizes["step"] // rows)), -1))
-    kept = np.unique(kept % record.sizes["step"])
+    count = record.sizes["step"]
+    kept = np.unique(np.append(np.arange(0, count, -(-count // rows)), count - 1))
     total = record[[*SPENDING, "step_current"]].fillna(0.0).cumsum("step")
     parts = xr.concat([total[name] for name in SPENDING], xr.Variable("spending", list(SPENDING)))
     explained = total.step_current + total.step_norm + total.jump

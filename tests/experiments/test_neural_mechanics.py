@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -16,10 +17,11 @@ from learndyn import Recorder
 from learndyn.__main__ import main
 from learndyn.errors import InputError
 from learndyn.experiments import neural_mechanics
-from learndyn.experiments.neural_mechanics import Settings, recording, runs
+from learndyn.experiments.neural_mechanics import Settings, recording
 from learndyn.experiments.neural_mechanics.claims import overlays_of
 from learndyn.experiments.neural_mechanics.toys import TOYS, field
 from learndyn.laws import charges
+from learndyn.recorder import recorder, training
 from learndyn.run import run
 from learndyn.symmetries import find
 
@@ -104,11 +106,12 @@ def test_figures_and_words(finished):
 
 
 def test_a_run_that_is_interrupted_gives_the_same_numbers(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "SNAPSHOT_SECONDS", 0.05)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "PIECE", 7)
     count = iter(range(10**6))
 
     def stop(what, units):
-        if next(count) == 80:
+        if next(count) == 12:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -118,6 +121,21 @@ def test_a_run_that_is_interrupted_gives_the_same_numbers(finished, tmp_path, mo
         one, other = (tree[f"measured/run-{i}"].to_dataset() for tree in (results, finished[1]))
         np.testing.assert_allclose(one.q, other.q, rtol=1e-13)
     assert {claim.verdict for claim in neural_mechanics.claims(results)} == {"holds"}
+
+
+def test_a_run_whose_record_cannot_be_written_ends_and_does_not_go_on_unseen(tmp_path, monkeypatch):
+    write, calls = os.write, []
+
+    def full(descriptor, data):
+        calls.append(data)
+        if len(calls) > 20:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(recorder.os, "write", full)
+    one = replace(SMALL, optimizers=SMALL.optimizers[:1])
+    with pytest.warns(UserWarning, match="No space left"), pytest.raises(InputError, match="Cannot write .*record"):
+        neural_mechanics.measure(neural_mechanics.parts(one)[0], one, tmp_path, lambda what, units: None)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from learndyn.experiments.noether_dynamics.twin import twin
 from learndyn.laws import inertia
 from learndyn.names import build_model
 from learndyn.record import open_record, plain, silent
-from learndyn.recorder import Recorder, lens, read
+from learndyn.recorder import Recorder, lens, read, training
 from learndyn.report import page as page_module
 from learndyn.report.page import write_report
 from learndyn.run import run
@@ -196,7 +196,7 @@ def test_a_finished_part_is_found_and_a_killed_one_goes_on(tmp_path, monkeypatch
     noether_dynamics.measure("run-0-0", settings, record.folder, silent)
     assert target.stat().st_mtime_ns == stamp and not (record.folder / "work" / "run-0-0").exists()
     target.unlink()
-    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
 
     def killed(what, units):
         killed.done += units

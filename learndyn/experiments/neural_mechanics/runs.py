@@ -1,27 +1,21 @@
 """Training runs with a recorder, and from their records to labelled arrays."""
 
 import json
-import math
-import time
 from pathlib import Path
 
 import numpy as np
-import torch
 import xarray as xr
 
-from learndyn.dynamics import State, start, update
+from learndyn.dynamics import State
 from learndyn.dynamics.determinism import check_replay, deterministic
-from learndyn.dynamics.trajectory import pack, unpack
 from learndyn.errors import InputError
 from learndyn.experiments.neural_mechanics.settings import Settings
-from learndyn.names import build_model, build_optimizer, build_schedule, build_task
-from learndyn.noise import isolated
+from learndyn.names import build_state
 from learndyn.record import Progress, plain
-from learndyn.recorder import Recorder, read
+from learndyn.recorder import read, train_recorded
 from learndyn.recorder.forecast import overlay
-from learndyn.storage import load_tree, read_json, save_tree, write_json
+from learndyn.storage import read_json, write_json
 from learndyn.symmetries import Report, find
-from learndyn.tasks import place
 
 SNAPSHOT_SECONDS = 20.0
 LOOKED_AT = 8  # training inputs that the finder sees
@@ -53,21 +47,9 @@ def initial_state(settings: Settings, model: str, optimizer: str, seed: int) -> 
     Raises:
         InputError: If a name is unknown or a factory fails, or they do not fit together.
     """
-    dtype = getattr(torch, settings.dtype)
-    task = place(build_task(settings.task, seed, settings.data_dir), settings.device, dtype)
-    network = build_model(model, task, seed).to(settings.device, dtype)
-    schedule = build_schedule(settings.schedule, settings.steps)
-    try:
-        state = start(task, network, lambda parameters: build_optimizer(optimizer, parameters), schedule)
-        check_replay(state)
-    except InputError:
-        raise
-    except Exception as error:  # a stranger's model on a stranger's task
-        raise InputError(
-            f"The model {model} cannot be trained on the task {settings.task} with {optimizer}: "
-            f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}."
-        ) from error
-    return state
+    s = settings
+    made = s.task, model, optimizer, s.schedule, s.steps, seed, s.dtype, s.device, s.data_dir
+    return build_state(*made, check_replay)
 
 
 def look(state: State, settings: Settings) -> Report:
@@ -82,41 +64,25 @@ def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> 
         InputError: If the network has no symmetries, cannot be trained, or the run diverges.
     """
     _, model, optimizer, seed = next(run for run in runs(settings) if run[0] == part)
-    record, snapshot = folder / "records" / part, folder / "states" / f"{part}.safetensors"
+    place = folder / "records" / part
     with deterministic(settings.device, settings.threads):
         state = initial_state(settings, model, optimizer, seed)
         found = look(state, settings)
         if not found.laws:
             frozen = "; ".join(f"{r.parameter}: {r.why}" for r in found.rejected[:3]) or "nothing in it is homogeneous"
             raise InputError(f"{model} has no symmetry whose charge could be followed ({frozen}).")
-        write_json(record / "symmetries.json", found.plain())
-        if snapshot.exists():
-            state = unpack(load_tree(snapshot), state, str(snapshot))
-        elif (record / "record.bin").exists():
-            (record / "record.bin").unlink()  # of a run that was ended before its first snapshot
-        progress(part, state.step)
-        saved = time.monotonic()
-        with Recorder(
-            state.model, state.optimizer, found.laws, every=settings.every, to=record, task=state.task, step=state.step
-        ):
-            with isolated(state.device):
-                while state.step < settings.steps:
-                    state, loss = update(state)
-                    progress(part, 1)
-                    if state.step % 10 == 0 and not math.isfinite(float(loss)):
-                        raise InputError(
-                            f"{model} with {optimizer} diverged by step {state.step}; lower the learning rate."
-                        )
-                    if time.monotonic() - saved > SNAPSHOT_SECONDS or state.step == settings.steps:
-                        save_tree(snapshot, pack(state))
-                        saved = time.monotonic()
+        write_json(place / "symmetries.json", found.plain())
+        try:
+            train_recorded(state, found.laws, settings.steps, settings.every, place, progress)
+        except InputError as error:
+            raise InputError(f"{model} with {optimizer}: {error}") from error
 
 
 def gather(settings: Settings, folder: Path) -> xr.DataTree:
     """All runs, each as a group /run-i with measured and predicted."""
     tree: dict[str, xr.Dataset] = {}
     for i, (part, model, optimizer, seed) in enumerate(runs(settings)):
-        record = read(folder / "records" / part)
+        record = read(folder / "records" / part / "record")
         measured, predicted = overlay(record)
         symmetries = read_json(folder / "records" / part / "symmetries.json")
         certificate = symmetries["certificate"] or {}

@@ -1,9 +1,6 @@
 """One run under the recorder, seen through the lens: channels of all scale laws over time, and what the laws say."""
 
 import math
-import shutil
-import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +8,18 @@ import numpy as np
 import torch
 import xarray as xr
 
-from learndyn.dynamics import State, start, train
-from learndyn.dynamics.trajectory import pack, unpack
+from learndyn.dynamics import State
 from learndyn.errors import InputError
 from learndyn.experiments.noether_dynamics.charge import noether
 from learndyn.experiments.noether_dynamics.settings import Settings
 from learndyn.experiments.noether_dynamics.twin import twin
 from learndyn.laws import inertia
-from learndyn.names import build_model, build_optimizer, build_schedule, build_task
+from learndyn.names import build_state
 from learndyn.observables import evaluate
 from learndyn.record import Progress
-from learndyn.recorder import Recorder, lens, read
+from learndyn.recorder import lens, read, train_recorded
 from learndyn.recorder.lens import COLLAPSING, DECAYING, EQUILIBRIUM, FREE, GROWING
-from learndyn.storage import load_tree, save_tree
 from learndyn.symmetries import find
-from learndyn.tasks import place
 
 VERDICTS = (GROWING, DECAYING, EQUILIBRIUM, COLLAPSING, FREE)
 CHECKPOINT_SECONDS = 30.0
@@ -48,22 +42,8 @@ def initial_state(settings: Settings, optimizer: str, seed: int) -> State:
         InputError: If a name is unknown, a factory fails, or model, task and optimizer do not fit together.
     """
     s = settings
-    dtype = getattr(torch, s.dtype)
-    try:
-        task = place(build_task(s.task, seed, s.data_dir), s.device, dtype)
-        model = build_model(s.model, task, seed).to(s.device, dtype)
-        state = start(
-            task, model, lambda parameters: build_optimizer(optimizer, parameters), build_schedule(s.schedule, s.steps)
-        )
-        evaluate(model, task, "test")
-    except InputError:
-        raise
-    except Exception as error:  # a stranger's model on a stranger's task
-        raise InputError(
-            f"The model {s.model} cannot be trained on the task {s.task} with {optimizer}: "
-            f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}."
-        ) from error
-    return state
+    made = s.task, s.model, optimizer, s.schedule, s.steps, seed, s.dtype, s.device, s.data_dir
+    return build_state(*made, lambda state: evaluate(state.model, state.task, "test"))
 
 
 def scale_laws(state: State) -> tuple[list[Any], list[Any]]:
@@ -80,46 +60,6 @@ def scale_laws(state: State) -> tuple[list[Any], list[Any]]:
     return scale, [law for law in laws if law.kind == "dead" and set(law.parameters) < own]
 
 
-def recorded(
-    state: State, laws: Iterable[Any], steps: int, every: int, folder: Path, progress: Progress
-) -> tuple[State, torch.Tensor]:
-    """Train under a recorder, from where a killed process has left a checkpoint; the record lies in `folder`/record.
-
-    Returns:
-        The last state, and the loss of every step.
-
-    Raises:
-        InputError: If the loss is not finite.
-    """
-    kept, record = folder / "checkpoint.safetensors", folder / "record"
-    losses: list[torch.Tensor] = []
-    begun = None
-    if kept.exists():
-        tree = load_tree(kept, ("state", "losses"))
-        state, losses = unpack(tree["state"], state, str(kept)), [tree["losses"]]
-        begun = state.step
-        progress("training", begun)
-    else:
-        shutil.rmtree(record, ignore_errors=True)
-    piece = every * max(1, PIECE // every)
-    with Recorder(state.model, state.optimizer, laws, every=every, to=record, step=begun) as recorder:
-        saved = time.monotonic()
-        while state.step < steps and not recorder.failed:
-            number = min(piece, steps - state.step)
-            run = train(state, number)
-            if run.diverged is not None:
-                raise InputError(f"The run diverged at step {run.diverged}; lower its learning rate.")
-            state = run.state
-            losses.append(run.loss)
-            progress("training", number)
-            if state.step < steps and time.monotonic() - saved > CHECKPOINT_SECONDS:
-                save_tree(kept, {"state": pack(state), "losses": torch.cat(losses)})
-                saved = time.monotonic()
-        if recorder.failed:
-            raise InputError(f"Cannot write {record}. Make room, then run the same command again.")
-    return state, torch.cat(losses)
-
-
 def measure_run(settings: Settings, number: int, seed: int, folder: Path, progress: Progress) -> xr.Dataset:
     """One optimizer and seed: trained, seen through the lens, and laid beside its RMSProp twin."""
     s, text = settings, settings.optimizers[number]
@@ -127,7 +67,7 @@ def measure_run(settings: Settings, number: int, seed: int, folder: Path, progre
     laws, dead = scale_laws(state)
     first = initial_state(s, text, seed)
     try:
-        state, losses = recorded(state, [*laws, *dead], s.steps, s.every, folder, progress)
+        state, losses = train_recorded(state, [*laws, *dead], s.steps, s.every, folder, progress)
     except InputError as error:
         raise InputError(f"{text}: {error}") from error
     record = read(folder / "record")

@@ -11,8 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from learndyn.dynamics import (
     KINDS,
     State,
@@ -20,7 +18,6 @@ from learndyn.dynamics import (
     adjoint_norms,
     fork,
     rounding_floor,
-    start,
     train,
     train_linearised,
     train_together,
@@ -35,7 +32,7 @@ from learndyn.dynamics.trajectory import pack, unpack
 from learndyn.errors import InputError
 from learndyn.experiments.cone.kernels import add_kernel, probe_inputs, read_series
 from learndyn.experiments.two_phase.settings import Settings, kernel_steps, switch_steps
-from learndyn.names import build_model, build_optimizer, build_schedule, build_task
+from learndyn.names import build_state
 from learndyn.noise import key
 from learndyn.observables import barrier, dissimilarity, distance, evaluate, profiles
 from learndyn.observables.barrier import BATCH_NORM, CONVENTIONS
@@ -43,7 +40,6 @@ from learndyn.observables.function import disagreement_of, function_distance_of
 from learndyn.optimizers.rules import rule
 from learndyn.record import Progress
 from learndyn.storage import load_tree, save_tree, write_json
-from learndyn.tasks import place
 
 SPLITS = ("train", "test")
 SNAPSHOT_SECONDS = 10.0
@@ -93,23 +89,15 @@ def initial_state(settings: Settings, seed: int) -> State:
     Raises:
         InputError: If a name is unknown, a factory fails, or model, task and optimizer do not fit together.
     """
-    dtype = getattr(torch, settings.dtype)
-    try:
-        task = place(build_task(settings.task, seed, settings.data_dir), settings.device, dtype)
-        model = build_model(settings.model, task, seed).to(settings.device, dtype)
-        schedule = build_schedule(settings.schedule, settings.steps)
-        state = start(task, model, lambda parameters: build_optimizer(settings.optimizer, parameters), schedule)
-        for split in SPLITS:
-            evaluate(model, task, split)
-        check_replay(state)
-    except InputError:
-        raise
-    except Exception as error:  # a stranger's model on a stranger's task
-        raise InputError(
-            f"The model {settings.model} cannot be trained on the task {settings.task} with {settings.optimizer}: "
-            f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('.')}."
-        ) from error
-    return state
+    s = settings
+    made = s.task, s.model, s.optimizer, s.schedule, s.steps, seed, s.dtype, s.device, s.data_dir
+    return build_state(*made, _try_out)
+
+
+def _try_out(state: State) -> None:
+    for split in SPLITS:
+        evaluate(state.model, state.task, split)
+    check_replay(state)
 
 
 def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> None:
