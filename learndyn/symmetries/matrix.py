@@ -102,6 +102,10 @@ class MatrixLaw:
         """Σ ± X Xᵀ, the upper triangles of all blocks, `(C,)`."""
         return self.form(parameters, parameters)
 
+    def matrices(self, parameters: Tensors) -> Tensor:
+        """The charges as whole matrices, `(B, d, d)`."""
+        return self._matrix(parameters, parameters)
+
     def current(self, parameters: Tensors, gradients: Tensors) -> Tensor:
         """What a gradient does to the charges, which vanishes where the law holds, `(C,)`."""
         return self.form(parameters, gradients)

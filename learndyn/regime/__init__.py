@@ -1,0 +1,17 @@
+"""Lazy or rich: read the imbalance of every hidden unit, set it without a change of the function (arXiv:2406.06158)."""
+
+from learndyn.regime.reading import Imbalance, PairImbalance, Reading, imbalance
+from learndyn.regime.setting import Changed, scaled, set_pairs, set_units
+from learndyn.regime.steps import learning_rate
+
+__all__ = [
+    "Changed",
+    "Imbalance",
+    "PairImbalance",
+    "Reading",
+    "imbalance",
+    "learning_rate",
+    "scaled",
+    "set_pairs",
+    "set_units",
+]
