@@ -247,6 +247,7 @@ class _Table:
 
 def _tables(laws: list[SymmetryLaw], parameters: Mapping[str, Tensor], speeds: Mapping[str, float]) -> list[_Table]:
     offsets = np.cumsum([0, *[law.size for law in laws]]).tolist()
+    code = np.random.default_rng(0).standard_normal(offsets[-1])  # of equal columns the products with it are equal
     found = []
     for name in dict.fromkeys(n for law in laws for n in law.parameters):
         tensor = parameters[name]
@@ -261,13 +262,13 @@ def _tables(laws: list[SymmetryLaw], parameters: Mapping[str, Tensor], speeds: M
             rows = _incidence(terms, "rows", begin, end, end - begin, offsets[-1])
             columns = _incidence(terms, "columns", begin, end, matrix.shape[1], offsets[-1])
             squares = matrix[begin:end].square().numpy() / speeds[name]
-            kinds, place = np.unique(columns.toarray(), axis=0, return_inverse=True) if columns.nnz else (None, None)
-            if kinds is None or place is None:
+            if not columns.nnz:
                 squares, columns = squares.sum(1, keepdims=True), columns[:1]
-            elif len(kinds) < len(place):  # the positions of a kernel scale together
-                sums = np.zeros((len(squares), len(kinds)))
-                np.add.at(sums.T, place.ravel(), squares.T)
-                squares, columns = sums, sparse.csr_array(kinds)
+            else:
+                _, first, place = np.unique(columns @ code, return_index=True, return_inverse=True)
+                if len(first) < len(place):  # the positions of a kernel scale together
+                    together = sparse.csr_array((np.ones(len(place)), (np.arange(len(place)), place)))
+                    squares, columns = squares @ together, columns[first]
             found.append(_Table(squares, rows, columns))
     return found
 
