@@ -62,13 +62,13 @@ def gratings(
         labels = draw.integers(0, bins, n)
         theta = (labels + draw.random(n)) * np.pi / bins
         phase = 2 * np.pi * draw.random(n)
-        wavelength = np.exp(draw.uniform(*np.log(wavelengths), n))
+        wavelength = wavelengths[0] * (wavelengths[1] / wavelengths[0]) ** draw.random(n)
         y, x = np.mgrid[:size, :size]
         along = np.multiply.outer(np.cos(theta), x) + np.multiply.outer(np.sin(theta), y)  # (n, size, size)
         images = np.sqrt(2) * np.cos(2 * np.pi * along / wavelength[:, None, None] + phase[:, None, None])
         images += noise * pink_noise(draw, n, size)
         splits.append(Batch(torch.from_numpy(images[:, None].astype(np.float32)), torch.from_numpy(labels)))
-    return Supervised(*splits, batch_size=batch_size, seed=seed, classes=bins)
+    return Supervised(splits[0], splits[1], batch_size=batch_size, seed=seed, classes=bins)
 
 
 def pink_noise(draw: np.random.Generator, count: int, size: int) -> Float[np.ndarray, "count size size"]:

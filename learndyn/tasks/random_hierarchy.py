@@ -80,8 +80,8 @@ def random_hierarchy(
     above = max(classes, values) if levels > 1 else classes
     if synonyms * above > values**branching:
         raise InputError(
-            f"synonyms={synonyms} for each of {above} symbols need {synonyms * above} tuples, but {values} symbols make "
-            f"only {values**branching} of length {branching}; give fewer synonyms or more values."
+            f"synonyms={synonyms} for each of {above} symbols need {synonyms * above} tuples, but {values} symbols "
+            f"make only {values**branching} of length {branching}; give fewer synonyms or more values."
         )
     most, _ = hierarchy_sizes(values, synonyms, levels, branching, classes)
     if examples + test_examples > most:

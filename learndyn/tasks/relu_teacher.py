@@ -60,7 +60,8 @@ def relu_teacher(
         y = np.maximum(x @ weights.T, 0) @ signs  # float64, whatever the inputs
         splits.append(Batch(torch.from_numpy(x), torch.from_numpy(y.astype(dtype))[:, None]))
     return Supervised(
-        *splits,
+        splits[0],
+        splits[1],
         batch_size=examples if batch_size is None else batch_size,
         seed=seed,
         criterion=mean_squared_error,

@@ -59,7 +59,8 @@ def xor(
         y = torch.from_numpy(labels)
         splits.append(Batch(torch.from_numpy(x.astype(np.float32)), (2.0 * y - 1)[:, None] if signs else y))
     return Supervised(
-        *splits,
+        splits[0],
+        splits[1],
         batch_size=examples if batch_size is None else batch_size,
         seed=seed,
         criterion=mean_squared_error if signs else cross_entropy,
