@@ -1,6 +1,19 @@
 """How a state moves: train, fork, perturb, replicas, tangent and adjoint dynamics, stored trajectories."""
 
 from learndyn.dynamics.flow import Flow, descent, flow
+from learndyn.dynamics.grid import (
+    Grid,
+    Nets,
+    advance_grid,
+    diverging,
+    grid,
+    grid_checkpoints,
+    grid_curvature,
+    grid_metrics,
+    grid_outputs,
+    normalised_lr,
+    refuse_divergence,
+)
 from learndyn.dynamics.linearised import Linearised, linearise, train_linearised
 from learndyn.dynamics.perturb import KINDS, Survival, displace, rounding_floor
 from learndyn.dynamics.replicas import train_together
@@ -8,26 +21,38 @@ from learndyn.dynamics.state import ForeignState, State, fork, start, trainable,
 from learndyn.dynamics.tangent import adjoint_norms, directions, lyapunov_exponents, tangent_growth
 from learndyn.dynamics.train import Run, train, update
 from learndyn.dynamics.trajectory import Checkpoints, Trajectory, load_weights
+from learndyn.dynamics.two_layer_kernel import two_layer_kernel
 
 __all__ = [
     "Checkpoints",
     "Flow",
     "ForeignState",
+    "Grid",
     "KINDS",
     "Linearised",
+    "Nets",
     "Run",
     "State",
     "Survival",
     "Trajectory",
     "adjoint_norms",
+    "advance_grid",
     "descent",
     "directions",
     "displace",
+    "diverging",
     "flow",
     "fork",
+    "grid",
+    "grid_checkpoints",
+    "grid_curvature",
+    "grid_metrics",
+    "grid_outputs",
     "linearise",
     "load_weights",
     "lyapunov_exponents",
+    "normalised_lr",
+    "refuse_divergence",
     "rounding_floor",
     "start",
     "tangent_growth",
@@ -35,6 +60,7 @@ __all__ = [
     "train_linearised",
     "train_together",
     "trainable",
+    "two_layer_kernel",
     "update",
     "vector",
 ]

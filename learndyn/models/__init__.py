@@ -6,11 +6,36 @@ function `NAME(input_shape, classes, ...)`, import it here and put its name into
 see that it works in float64, under `torch.func.functional_call` and `vmap`, and repeats itself after the same seed.
 """
 
+from learndyn.models.grokking_transformer import grokking_transformer
 from learndyn.models.mlp import mlp
 from learndyn.models.resnet import resnet, resnet8, resnet20
 from learndyn.models.small_cnn import small_cnn
+from learndyn.models.two_layer import alpha_from_delta, delta_from_alpha, two_layer
 from learndyn.models.vgg import tiny_vgg, vgg16
 
-BUILT_IN = ("mlp", "resnet", "resnet8", "resnet20", "small_cnn", "tiny_vgg", "vgg16")
+BUILT_IN = (
+    "grokking_transformer",
+    "mlp",
+    "resnet",
+    "resnet8",
+    "resnet20",
+    "small_cnn",
+    "tiny_vgg",
+    "two_layer",
+    "vgg16",
+)
 
-__all__ = ["BUILT_IN", "mlp", "resnet", "resnet20", "resnet8", "small_cnn", "tiny_vgg", "vgg16"]
+__all__ = [
+    "BUILT_IN",
+    "alpha_from_delta",
+    "delta_from_alpha",
+    "grokking_transformer",
+    "mlp",
+    "resnet",
+    "resnet20",
+    "resnet8",
+    "small_cnn",
+    "tiny_vgg",
+    "two_layer",
+    "vgg16",
+]

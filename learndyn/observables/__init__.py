@@ -8,6 +8,7 @@ from learndyn.observables.barrier import barrier, error_barrier, loss_barrier, p
 from learndyn.observables.distance import dissimilarity, distance, log_growth, relative_distance
 from learndyn.observables.evaluate import Evaluation, decisions, error, evaluate, loss
 from learndyn.observables.function import disagreement, function_distance
+from learndyn.observables.kernel_split import KernelSplit, kernel_split
 from learndyn.observables.ntk import (
     Kernel,
     Sketch,
@@ -17,8 +18,11 @@ from learndyn.observables.ntk import (
     kernel_sketch,
     kernel_spectrum,
 )
+from learndyn.observables.patterns import Changes, activation_patterns, hamming, hamming_fraction, pattern_changes
 from learndyn.observables.phase import Phase, phase
+from learndyn.observables.representation import representation, representational_similarity, similarity_matrix
 from learndyn.observables.series import KernelSeries, alignment, kernel_distance, kernel_series
+from learndyn.observables.smoothness import smoothness
 from learndyn.observables.spectrum import Spectrum, gauss_newton_spectrum, hessian_spectrum, lanczos
 
 #: Observables of one state, which `train(observe=...)` takes by name.
@@ -33,17 +37,23 @@ OF_TWO = (
     "function_distance",
     "loss_barrier",
     "error_barrier",
+    "hamming",
+    "hamming_fraction",
+    "representational_similarity",
 )
 
 __all__ = [
     "OF_ONE",
     "OF_TWO",
+    "Changes",
     "Evaluation",
     "Kernel",
     "KernelSeries",
+    "KernelSplit",
     "Phase",
     "Sketch",
     "Spectrum",
+    "activation_patterns",
     "alignment",
     "barrier",
     "decisions",
@@ -56,6 +66,8 @@ __all__ = [
     "function_distance",
     "gauss_newton_spectrum",
     "gradient_gram",
+    "hamming",
+    "hamming_fraction",
     "hessian_spectrum",
     "kernel",
     "kernel_distance",
@@ -63,12 +75,18 @@ __all__ = [
     "kernel_series",
     "kernel_sketch",
     "kernel_spectrum",
+    "kernel_split",
     "lanczos",
     "log_growth",
     "loss",
     "loss_barrier",
+    "pattern_changes",
     "phase",
     "profiles",
     "recalibrate",
     "relative_distance",
+    "representation",
+    "representational_similarity",
+    "similarity_matrix",
+    "smoothness",
 ]

@@ -8,13 +8,31 @@ else. A task of your own need not live here: any object with the three methods o
 from learndyn.tasks.arrays import npz
 from learndyn.tasks.cifar10 import cifar10
 from learndyn.tasks.digits import digits
+from learndyn.tasks.gratings import gratings
 from learndyn.tasks.mnist import mnist
 from learndyn.tasks.mnist5000 import mnist5000
-from learndyn.tasks.supervised import Batch, Supervised, Task, cross_entropy, place
+from learndyn.tasks.modular import modular
+from learndyn.tasks.random_hierarchy import hierarchy_sizes, random_hierarchy
+from learndyn.tasks.relu_teacher import relu_teacher
+from learndyn.tasks.supervised import Batch, Supervised, Task, cross_entropy, mean_squared_error, place
 from learndyn.tasks.teacher import teacher
 from learndyn.tasks.tiny_imagenet import tiny_imagenet
+from learndyn.tasks.xor import xor
 
-BUILT_IN = ("cifar10", "digits", "mnist", "mnist5000", "npz", "teacher", "tiny_imagenet")
+BUILT_IN = (
+    "cifar10",
+    "digits",
+    "gratings",
+    "mnist",
+    "mnist5000",
+    "modular",
+    "npz",
+    "random_hierarchy",
+    "relu_teacher",
+    "teacher",
+    "tiny_imagenet",
+    "xor",
+)
 
 __all__ = [
     "BUILT_IN",
@@ -24,10 +42,17 @@ __all__ = [
     "cifar10",
     "cross_entropy",
     "digits",
+    "gratings",
+    "hierarchy_sizes",
+    "mean_squared_error",
     "mnist",
     "mnist5000",
+    "modular",
     "npz",
     "place",
+    "random_hierarchy",
+    "relu_teacher",
     "teacher",
     "tiny_imagenet",
+    "xor",
 ]

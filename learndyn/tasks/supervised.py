@@ -47,6 +47,20 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=-100)
 
 
+def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean of (f − y)² over examples and outputs, without ½.
+
+    Raises:
+        InputError: If the shapes differ; broadcast against each other, n outputs and n targets would make n² errors.
+    """
+    if outputs.shape != targets.shape:
+        raise InputError(
+            f"Outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}; "
+            "build the model with as many outputs as a target has numbers."
+        )
+    return (outputs - targets).square().mean()
+
+
 @lru_cache(maxsize=4)
 def _order(seed: int, examples: int, epoch: int) -> np.ndarray:
     return generator(seed, "order", epoch).permutation(examples)
@@ -65,7 +79,8 @@ class Supervised:
         criterion: (outputs, targets) -> scalar mean loss.
         augment: (inputs, NumPy generator) -> inputs, applied to training batches only.
         keep_last: Train on the partial batch at the end of an epoch, too.
-        classes: Number of classes, for models that are built to fit; 0 where that has no meaning.
+        classes: Number of classes, for models that are built to fit, or numbers in a target of a regression; 0 where
+            neither has a meaning.
 
     Raises:
         InputError: If inputs and targets differ in length, a split is empty, or a batch is larger than the training

@@ -1,0 +1,384 @@
+"""Many two-layer ReLU networks at once under full-batch gradient descent: the grid of arXiv:2406.06158, Fig. 1b.
+
+    f(x) = Σ_k a_k max(0, w_k·x),    L = (1/n) Σ_i (f(x_i) − y_i)²,    |w_k|² = (κ − δ)/2,  a_k² = (κ + δ)/2,
+    κ = √(δ² + 4τ⁴)
+
+A cell is a pair (τ, δ); every seed has a teacher, data and a base student of its own, which all its cells share up to
+the scales of the two layers. Gradients are written out; a piece of the grid that fits into the cache takes all its
+steps before the next piece is begun.
+
+`advance_grid` is a function of weights and step and nothing else: a run can be stored at any step and taken up again.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from learndyn.dynamics.two_layer_kernel import activation_slopes, direction_distance, two_layer_kernel
+from learndyn.errors import InputError
+from learndyn.noise import generator
+from learndyn.tasks import Supervised, relu_teacher
+
+CACHE = 2**20  # bytes of one activation buffer of a piece on a CPU; two of them and the data are at work at a time
+MEMORY = 2**31  # the same on a GPU, where large pieces are what pays
+
+
+class Nets(NamedTuple):
+    """Weights of all networks: `first` (seeds, cells, units, d) and `last` (seeds, cells, units)."""
+
+    first: Tensor
+    last: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Problems, first weights and learning rates of all cells and seeds, on one device and in one precision.
+
+    Attributes:
+        tau: Overall scale of each cell, `(cells,)`, float64.
+        delta: a² − |w|² of every unit of each cell, `(cells,)`, float64.
+        inputs: `(seeds, n, d)`.
+        targets: `(seeds, n)`.
+        test_inputs: `(seeds, n', d)`.
+        test_targets: `(seeds, n')`.
+        start: Weights before the first step.
+        lr: Learning rate of the loss without ½, `(seeds, cells)`.
+    """
+
+    tau: Float[Tensor, " cells"]
+    delta: Float[Tensor, " cells"]
+    inputs: Float[Tensor, "seeds n d"]
+    targets: Float[Tensor, "seeds n"]
+    test_inputs: Float[Tensor, "seeds m d"]
+    test_targets: Float[Tensor, "seeds m"]
+    start: Nets
+    lr: Float[Tensor, "seeds cells"]
+
+
+def grid(
+    tau: Sequence[float] | Float[Tensor, " cells"],
+    delta: Sequence[float] | Float[Tensor, " cells"],
+    seeds: Sequence[int] = (0,),
+    tasks: Sequence[Supervised] | None = None,
+    width: int = 50,
+    symmetrise: bool = True,
+    lr: float | Float[Tensor, "seeds cells"] | None = None,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Grid:
+    """A grid before its first step.
+
+    Args:
+        tau: τ of each cell; for all pairs of two lists, the columns of `torch.cartesian_prod`.
+        delta: δ of each cell, of either sign.
+        seeds: A seed is a base student and, without `tasks`, a problem `relu_teacher(data_seed=seed)` of its own.
+        tasks: One regression a seed, inputs `(n, d)` and one number as a target; all of the same sizes.
+        width: Hidden units, even if symmetrised.
+        symmetrise: The second half of the units repeats the first with opposite readout, so that f = 0 at the start.
+        lr: Learning rate of all, or of each; 5e-3/τ² when left out, as in the paper.
+        dtype: Precision of the training; what is measured is in float64 always.
+        device: Where all this happens.
+
+    Raises:
+        InputError: If cells, seeds and tasks do not fit together, or an option is out of its range.
+    """
+    scales, gaps = (torch.as_tensor(v, dtype=torch.float64).cpu() for v in (tau, delta))
+    if scales.ndim != 1 or scales.shape != gaps.shape or not len(scales):
+        raise InputError(
+            f"tau of shape {tuple(scales.shape)} and delta of shape {tuple(gaps.shape)} are no list of cells; "
+            "give one of each for every cell."
+        )
+    if not bool((scales > 0).all() and scales.isfinite().all() and gaps.isfinite().all()):
+        raise InputError("Every tau must be a finite number above 0, and every delta finite.")
+    if width < 1 or (symmetrise and width % 2):
+        raise InputError(f"width={width} must be positive, and even to be symmetrised; change it or symmetrise=False.")
+    if not len(seeds):
+        raise InputError("seeds is empty; give at least one.")
+    problems = [relu_teacher(dtype="float64", data_seed=seed) for seed in seeds] if tasks is None else list(tasks)
+    if len(problems) != len(seeds):
+        raise InputError(f"{len(problems)} tasks do not fit {len(seeds)} seeds; give one task each.")
+    inputs, targets = _stacked(problems, "train", device, dtype)
+    test_inputs, test_targets = _stacked(problems, "test", device, dtype)
+    start = _students(scales, gaps, seeds, width, inputs.shape[-1], symmetrise)
+    rates = 5e-3 / scales.square() if lr is None else torch.as_tensor(lr, dtype=torch.float64).cpu()
+    rates = rates.expand(len(seeds), len(scales))
+    if not bool((rates > 0).all() and rates.isfinite().all()):
+        raise InputError("Every learning rate must be a finite number above 0.")
+    start, rates = Nets(*(part.to(device, dtype) for part in start)), rates.to(device, dtype)
+    return Grid(scales, gaps, inputs, targets, test_inputs, test_targets, start, rates)
+
+
+def _stacked(
+    tasks: Sequence[Supervised], split: str, device: torch.device | str, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    batches = [task.evaluation(split) for task in tasks]
+    for inputs, targets in batches:
+        if inputs.shape != batches[0].inputs.shape or inputs.ndim != 2:
+            raise InputError(f"The tasks' {split} inputs must be (n, d) of one size, not {tuple(inputs.shape)}.")
+        if targets.numel() != len(inputs) or not targets.is_floating_point():
+            raise InputError(f"The tasks' {split} targets must be one real number an example; use a regression.")
+    inputs = torch.stack([b.inputs for b in batches]).to(device, dtype)
+    return inputs, torch.stack([b.targets.flatten() for b in batches]).to(device, dtype)
+
+
+def _students(tau: Tensor, delta: Tensor, seeds: Sequence[int], width: int, dimension: int, symmetrise: bool) -> Nets:
+    drawn = width // 2 if symmetrise else width
+    directions, signs = [], []
+    for seed in seeds:
+        draw = generator(seed, "grid student")
+        w = draw.standard_normal((drawn, dimension))
+        s = 2.0 * draw.integers(0, 2, drawn) - 1
+        w /= np.linalg.norm(w, axis=1, keepdims=True)
+        directions.append(np.concatenate([w, w]) if symmetrise else w)
+        signs.append(np.concatenate([s, -s]) if symmetrise else s)
+    # a² and |w|² have the product τ⁴ and the difference δ; the larger first, the smaller from the product
+    larger = (delta.abs() + torch.hypot(delta, 2 * tau.square())) / 2
+    smaller = tau**4 / larger
+    a, w_norm = (torch.where(up, larger, smaller).sqrt() for up in (delta >= 0, delta < 0))
+    first = w_norm[:, None, None] * torch.from_numpy(np.stack(directions))[:, None]
+    return Nets(first, a[:, None] * torch.from_numpy(np.stack(signs))[:, None])
+
+
+# Descent --------------------------------------------------------------------------------------------------------------
+
+
+def grid_outputs(nets: Nets, inputs: Float[Tensor, "seeds n d"]) -> Float[Tensor, "seeds cells n"]:
+    """Outputs f of every network on the inputs of its seed, the two halves of the units summed apart."""
+    return torch.stack(
+        [
+            torch.stack([_weighted(last, (first @ x.T).clamp_(min=0)) for first, last in zip(*of_seed)])
+            for x, *of_seed in zip(inputs, *nets)
+        ]
+    )
+
+
+def _weighted(last: Float[Tensor, "*c units"], hidden: Float[Tensor, "*c units n"]) -> Float[Tensor, "*c n"]:
+    half = last.shape[-1] // 2
+    a, b = ((last[..., None, part] @ hidden[..., part, :])[..., 0, :] for part in (slice(half), slice(half, None)))
+    return a + b
+
+
+def advance_grid(grid: Grid, nets: Nets, step: int, until: int, piece: int | None = None) -> tuple[Nets, int]:
+    """The weights at step `until` from those at `step`, and `until`: new tensors, the old ones stay.
+
+    Stopping in between changes no bit; another size of the pieces may change the last.
+
+    Args:
+        grid: Data and learning rates.
+        nets: Weights at `step`.
+        step: Updates done.
+        until: Updates to have been done.
+        piece: Cells of one seed that go through all steps together; as many as fit into the cache when left out (all
+            seeds and cells that fit into 2 GiB on a GPU).
+
+    Raises:
+        InputError: If `until` lies before `step`, or the weights are not those of this grid.
+    """
+    if until < step or step < 0:
+        raise InputError(f"step={step} and until={until} must be a step from 0 on and a later one.")
+    if nets.first.shape != grid.start.first.shape or nets.last.shape != grid.start.last.shape:
+        raise InputError(
+            f"Weights of shape {tuple(nets.first.shape)} are not of this grid, {tuple(grid.start.first.shape)}."
+        )
+    first, last = nets.first.clone(), nets.last.clone()
+    seeds, cells, units, _ = first.shape
+    one = units * grid.inputs.shape[1] * first.element_size()
+    on_gpu = first.device.type != "cpu"
+    together = max(1, (MEMORY if on_gpu else CACHE) // one)
+    piece = min(cells, together) if piece is None else piece
+    if piece < 1:
+        raise InputError(f"piece={piece} cells cannot be trained; give at least 1.")
+    several = max(1, together // cells) if on_gpu and piece >= cells else 1  # seeds in a piece
+    for i in range(0, seeds, several):
+        for j in range(0, cells, piece):
+            here = slice(i, i + several), slice(j, j + piece)
+            found = _descend(
+                first[here], last[here], grid.inputs[here[0]], grid.targets[here[0]], grid.lr[here], until - step
+            )
+            first[here], last[here] = found
+    return Nets(first, last), until
+
+
+def _descend(w: Tensor, a: Tensor, x: Tensor, y: Tensor, lr: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Some steps of some networks: a += −η ∂L/∂a and w += −η ∂L/∂w, both from the weights before the step."""
+    (s, c, h, d), n = w.shape, x.shape[1]
+    w, a = w.reshape(s, c * h, d).clone(), a.reshape(s, c, h).clone()
+    z, m = (w.new_empty(s, c * h, n) for _ in range(2))
+    gradient, xt = torch.empty_like(w), x.mT
+    hidden = z.view(s, c, h, n)
+    factor = (-2 / n * lr)[..., None]
+    for _ in range(steps):
+        torch.bmm(w, xt, out=z)
+        z.clamp_(min=0)
+        error = (_weighted(a, hidden) - y[:, None]) * factor  # −η ∂L/∂f, (s, c, n)
+        spread = error[:, :, None].expand(s, c, h, n)
+        torch.ops.aten.threshold_backward.grad_input(spread, hidden, 0, grad_input=m.view(s, c, h, n))
+        torch.bmm(m, x, out=gradient)
+        w.addcmul_(gradient, a.reshape(s, c * h, 1))
+        a += (hidden @ error[..., None])[..., 0]
+    return w.view(s, c, h, d), a
+
+
+def grid_checkpoints(
+    grid: Grid, steps: Sequence[int], nets: Nets | None = None, step: int = 0, piece: int | None = None
+) -> Iterator[tuple[int, Nets]]:
+    """The weights at some steps, one after the other; from `nets` at `step` on, if a run is taken up again.
+
+    >>> small = grid([0.5, 1.0], [0.0, 1.0], tasks=[relu_teacher(20, 10, 5)], width=4)
+    >>> losses = [float(grid_metrics(small, nets)["train_loss"][0, 1]) for _, nets in grid_checkpoints(small, [0, 9])]
+    >>> losses[1] < losses[0]
+    True
+
+    Args:
+        grid: Data and learning rates.
+        steps: Increasing steps, such as 1, 10, 100; those before `step` are left out.
+        nets: Weights at `step`; the first ones when left out.
+        step: Updates done.
+        piece: As in `advance_grid`.
+
+    Raises:
+        InputError: If the steps do not increase.
+    """
+    if any(a >= b for a, b in zip(steps, steps[1:])):
+        raise InputError(f"steps={list(steps)} must increase.")
+    nets = grid.start if nets is None else nets
+    for then in steps:
+        if then >= step:
+            nets, step = advance_grid(grid, nets, step, then, piece)
+            yield step, nets
+
+
+# Measuring ------------------------------------------------------------------------------------------------------------
+
+
+def grid_metrics(grid: Grid, nets: Nets, examples: int | None = None) -> dict[str, Float[Tensor, "seeds cells"]]:
+    """What became of every network since the start, float64, on the CPU.
+
+    `kernel_distance` S of the tangent kernel, `kernel_distance_weights` with the patterns of the start and
+    `kernel_distance_patterns` with the weights of the start; `hamming`, the sum over units of the share of training
+    examples whose side has changed, and `hamming_fraction`, divided by the units; `distance` and `relative_distance` of
+    the weights; `train_loss` and `test_loss` without ½; `delta_drift`, the largest change of a unit's a² − |w|².
+    A network that has diverged has nan.
+
+    Args:
+        grid: Data and first weights.
+        nets: Weights now.
+        examples: Training examples that kernels and patterns are taken on, the first ones; all when left out.
+    """
+    rows = []
+    for i, (x, y, test_x, test_y) in enumerate(
+        zip(*(t.double() for t in (grid.inputs, grid.targets, grid.test_inputs, grid.test_targets)))
+    ):
+        probe = x[:examples]
+        gram = probe @ probe.T
+        for j in range(len(grid.tau)):
+            old, new = ((n.first[i, j].double(), n.last[i, j].double()) for n in (grid.start, nets))
+            rows.append(_measured(old, new, probe, gram) | {
+                "train_loss": _loss(new, x, y),
+                "test_loss": _loss(new, test_x, test_y),
+            })  # fmt: skip
+    shape = len(grid.inputs), len(grid.tau)
+    return {name: torch.stack([row[name] for row in rows]).cpu().view(shape) for name in rows[0]}
+
+
+def _measured(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor], probe: Tensor, gram: Tensor) -> dict[str, Tensor]:
+    before, after = (activation_slopes(probe @ first.T) for first, _ in (old, new))
+    base = two_layer_kernel(probe, *old, slopes=before, gram=gram)
+
+    def moved(net: tuple[Tensor, Tensor], slopes: Tensor) -> Tensor:
+        return direction_distance(base, two_layer_kernel(probe, *net, slopes=slopes, gram=gram))
+
+    weights = [torch.cat([first.flatten(), last]) for first, last in (old, new)]
+    way = (weights[1] - weights[0]).norm()
+    alive = torch.where(way.isfinite(), 0.0, torch.nan)  # comparisons turn nan into a side
+    hamming = (before != after).double().mean(0).sum() + alive
+    deltas = [last.square() - first.square().sum(1) for first, last in (old, new)]
+    return {
+        "kernel_distance": moved(new, after),
+        "kernel_distance_weights": moved(new, before),
+        "kernel_distance_patterns": moved(old, after) + alive,
+        "hamming": hamming,
+        "hamming_fraction": hamming / before.shape[1],
+        "distance": way + alive,
+        "relative_distance": way / weights[0].norm() + alive,
+        "delta_drift": (deltas[1] - deltas[0]).abs().max() + alive,
+    }
+
+
+def _loss(net: tuple[Tensor, Tensor], x: Tensor, y: Tensor) -> Tensor:
+    return (_weighted(net[1], (net[0] @ x.T).clamp_(min=0)) - y).square().mean()
+
+
+def grid_curvature(
+    grid: Grid, nets: Nets | None = None, tolerance: float = 1e-6, most: int = 500
+) -> Float[Tensor, "seeds cells"]:
+    """Largest eigenvalue of the Gauss-Newton matrix of the loss, (2/n) λmax(K), by power iteration on the kernel.
+
+    Gradient descent is stable, for as long as the kernel stays, where the learning rate is below 2 over it: the loss
+    without ½ has twice the curvature of the kernel over n. An iteration that stops early gives too little, never too
+    much. float64, on the CPU.
+
+    Args:
+        grid: Data.
+        nets: Weights; the first ones when left out.
+        tolerance: Relative change of the eigenvalue at which to stop.
+        most: Products with a kernel after which to stop.
+    """
+    nets = grid.start if nets is None else nets
+    found = torch.zeros(len(grid.inputs), len(grid.tau), dtype=torch.float64)
+    for i, x in enumerate(grid.inputs.double()):
+        n, gram = len(x), x @ x.T
+        begin = torch.from_numpy(generator(0, "curvature").standard_normal(n)).to(x)
+        for j in range(len(grid.tau)):
+            kernel = two_layer_kernel(x, nets.first[i, j].double(), nets.last[i, j].double(), gram=gram)
+            v, value, before = begin / begin.norm(), 0.0, -1.0
+            for _ in range(most):
+                v = kernel @ v
+                value = float(v.norm())
+                if not value > 0 or abs(value - before) <= tolerance * value:
+                    break
+                v, before = v / value, value
+            found[i, j] = 2 / n * value
+    return found
+
+
+def normalised_lr(grid: Grid, factor: float = 1.0) -> Float[Tensor, "seeds cells"]:
+    """Learning rates factor/`grid_curvature`, by which cells of different scales are compared at equal stability.
+
+    A cell is stable at the start below a factor of 2. Give the result to `grid` as `lr`.
+
+    Raises:
+        InputError: If the factor is not positive and below 2, or a network is dead.
+    """
+    if not 0 < factor < 2:
+        raise InputError(f"factor={factor:g} must lie between 0 and 2, beyond which gradient descent diverges.")
+    sharpness = grid_curvature(grid)
+    if not bool((sharpness > 0).all()):
+        raise InputError("A network of the grid has a tangent kernel of zero, so no step is too large for it.")
+    return factor / sharpness
+
+
+def diverging(grid: Grid) -> Bool[Tensor, "seeds cells"]:
+    """Which cells have a learning rate above 2/`grid_curvature` of the start, with which the loss grows at once."""
+    return grid.lr.double().cpu() * grid_curvature(grid) > 2
+
+
+def refuse_divergence(grid: Grid) -> None:
+    """Refuse a grid that has `diverging` cells.
+
+    Raises:
+        InputError: With the first of these cells, and the learning rate that it could have.
+    """
+    bad = diverging(grid).nonzero()
+    if len(bad):
+        i, j = (int(k) for k in bad[0])
+        limit = float(grid.lr[i, j])
+        raise InputError(
+            f"{len(bad)} of {grid.lr.numel()} networks will diverge, first tau={float(grid.tau[j]):g}, "
+            f"delta={float(grid.delta[j]):g} with lr={limit:.3g}; give less, such as normalised_lr(grid)."
+        )
