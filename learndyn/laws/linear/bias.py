@@ -1,13 +1,13 @@
 """Where one neuron f(x) = a wᵀx ends on data that many β fit: its implicit bias (arXiv:2406.06158).
 
-Of all β with Xβ = y gradient flow takes argmin Ψ_δ(β) − ψ_δ β̂₀ᵀβ, with ∇Ψ_δ = √2|w| β/|β|: the mirror map is w itself, as
-w' = −η_w a Xᵀρ stays in the row space of X. So the part of w across it never changes, and a w has the minimum-norm
-solution β_ls in it: with w⊥ = w₀'s part in the null space,
+Of all β with Xβ = y gradient flow takes argmin Ψ_δ(β) − ψ_δ β̂₀ᵀβ, with ∇Ψ_δ = √2|w| β/|β|: the mirror map is w itself,
+as w' = −η_w a Xᵀρ stays in the row space of X. So the part w⊥ of w across it never changes, and a w ends with the
+minimum-norm solution β_ls in it:
 
-    β(∞) = β_ls + a w⊥,    η_w a² = (q + √(q² + 4η_aη_w|β_ls|²))/2,    q = δ + η_a|w⊥|²,
+    β(∞) = β_ls + a w⊥,    η_w a² = ½(q + √(q² + 4η_aη_w|β_ls|²)),    q = δ + η_a|w⊥|²,
 
-for data of any size and rank (derived here; arXiv:2406.06158 has it for d = 2 and one example). Only the sign of a is left:
-for δ ≥ 0 it is that of a₀, and below the loss ½|y|² of a = 0 no flow changes it. Loss L = ½ Σ (f − y)², a sum.
+for data of any size and rank (derived here; arXiv:2406.06158 has it for d = 2 and one example). Only the sign of a is
+left: for δ > 0 it is that of a₀, and below the loss ½|y|² of a = 0 no flow changes it. Loss L = ½ Σ (f − y)², a sum.
 """
 
 import math
@@ -60,8 +60,8 @@ def implicit_bias(
 ) -> Interpolant:
     """β(∞) of gradient flow from a and w (`neuron.factors` makes them of β₀ and δ), in closed form.
 
-    Where the start does not tell the sign of a (δ < 0, or δ = 0 and w in the row space, and a loss above ½|y|²), the flow
-    is integrated until its loss is below, which the result says.
+    Where the start does not tell the sign of a (a loss of ½|y|² or more, and δ < 0, or δ = 0 and w in the row space),
+    the flow is integrated until its loss is below, and the result says so.
 
     Args:
         inputs: X, `(n, d)`.
@@ -108,9 +108,7 @@ def implicit_bias(
     return Interpolant(beta, end, w_end, residual, crossed, told, tuple(remarks))
 
 
-def potential(
-    beta: Tensor, delta: float, etas: tuple[float, float] = (1.0, 1.0)
-) -> Float[Tensor, "..."]:
+def potential(beta: Tensor, delta: float, etas: tuple[float, float] = (1.0, 1.0)) -> Float[Tensor, "..."]:
     """Ψ_δ(β) = ⅓ (κ − 2δ) √(κ + δ), κ = √(δ² + 4|β|²), with δ/√(η_aη_w) in the place of δ (arXiv:2406.06158).
 
     Args:
@@ -126,9 +124,7 @@ def potential(
     return (kappa - 2 * level) * root / 3
 
 
-def mirror(
-    beta: Tensor, delta: float, etas: tuple[float, float] = (1.0, 1.0)
-) -> Float[Tensor, "... d"]:
+def mirror(beta: Tensor, delta: float, etas: tuple[float, float] = (1.0, 1.0)) -> Float[Tensor, "... d"]:
     """∇Ψ_δ(β) = √(κ − δ) β/|β|, which is √2 ŵ for a > 0 (arXiv:2406.06158).
 
     Args and errors as `potential`; nan at β = 0 for δ < 0, where Ψ_δ has a kink.
@@ -154,10 +150,10 @@ def upstream_end(inputs: Tensor, targets: Tensor, beta: Tensor) -> Float[Tensor,
 
 
 def downstream_end(inputs: Tensor, targets: Tensor, beta: Tensor) -> Float[Tensor, " d"]:
-    """δ → −∞: β_ls ± |β_ls| P⊥β₀/|P β₀| with the sign of β₀ᵀXᵀy, P and P⊥ on and across the row space (derived here).
+    """δ → −∞: β_ls ± |β_ls| P⊥β₀/|P β₀| with the sign of β₀ᵀXᵀy, P on the row space, P⊥ across (derived here).
 
-    For one example this is the point of the solution set on the line of β₀, β₀|β_ls|²/(β_lsᵀβ₀) (arXiv:2406.06158). w turns
-    only within the row space and keeps its length, after a has been fitted.
+    For one example this is the point of the solution set on the line of β₀, β₀|β_ls|²/(β_lsᵀβ₀) (arXiv:2406.06158).
+    After a has been fitted w turns, and keeps its length and its part across the row space.
 
     Args:
         inputs: X, `(n, d)`.
@@ -172,7 +168,9 @@ def downstream_end(inputs: Tensor, targets: Tensor, beta: Tensor) -> Float[Tenso
     inside = data.v.mT @ first
     overlap = float(inside @ (data.s * data.seen))
     if overlap == 0:
-        raise InputError("beta is orthogonal to X'y, so that its sign does not decide where a neuron with delta = -inf ends.")
+        raise InputError(
+            "beta is orthogonal to X'y, so that its sign does not decide where a neuron with delta = -inf ends."
+        )
     size = torch.linalg.vector_norm(data.least) / torch.linalg.vector_norm(inside)
     return data.least + math.copysign(1.0, overlap) * size * data.across(first)
 
@@ -206,7 +204,11 @@ def _sign(
         raise InputError("The start is a saddle (a = 0, and w is 0 or orthogonal to X'y); nothing moves.")
     if a == 0:
         return math.copysign(1.0, pull), True, False
-    keeps = delta > 0 or (delta == 0 and bool(rest.any())) or not seen.any()
+    keeps = (
+        delta > 0
+        or (delta == 0 and float(rest.norm()) > 1e-14 * math.hypot(float(rest.norm()), float(p.norm())))
+        or not seen.any()
+    )
     if keeps or below(0.0, q0) > 0:
         return math.copysign(1.0, a), True, False
     goal = 1e-9 * float(seen @ seen)

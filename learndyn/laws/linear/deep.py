@@ -1,7 +1,8 @@
 """Deep linear networks with one output, in the rich limit: f(x) = aᵀW_L … W₁x, all layers balanced (arXiv:2406.06158).
 
-W_{l+1}ᵀW_{l+1} − W_lW_lᵀ and aaᵀ − W_LW_Lᵀ are conserved; where all are 0, as for W_l = s u_{l+1}u_lᵀ with s = |β|^{1/(L+1)},
-β = W₁ᵀ…W_Lᵀa follows an equation of its own. Loss L = ½ Σ_i (f(x_i) − y_i)² (a sum), rate 1 for all layers.
+W_{l+1}ᵀW_{l+1} − W_lW_lᵀ and aaᵀ − W_LW_Lᵀ are conserved; where all are 0, as for W_l = s u_{l+1}u_lᵀ with
+s = |β|^{1/(L+1)}, β = W₁ᵀ…W_Lᵀa follows an equation of its own. Loss L = ½ Σ_i (f(x_i) − y_i)² (a sum), time that of
+θ' = −∂L/∂θ.
 """
 
 import math

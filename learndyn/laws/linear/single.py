@@ -15,7 +15,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from learndyn.errors import InputError, unknown
-from learndyn.laws.balanced.start import clock, finite
+from learndyn.laws.balanced.start import clock
 from learndyn.laws.linear.data import Rows, decomposed
 from learndyn.laws.neuron.start import factors, number, rates, weights
 
@@ -39,9 +39,7 @@ class Path(NamedTuple):
     w: Float[Tensor, "times d"]
 
 
-def metric(
-    beta: Tensor, delta: Tensor | float, etas: tuple[float, float] = (1.0, 1.0)
-) -> Float[Tensor, "... d d"]:
+def metric(beta: Tensor, delta: Tensor | float, etas: tuple[float, float] = (1.0, 1.0)) -> Float[Tensor, "... d d"]:
     """M of β' = −M Xᵀ(Xβ − y): M = (κ + δ)/2 I + (κ − δ)/2 ββᵀ/|β|² = η_w a² I + η_a wwᵀ (arXiv:2406.06158).
 
     Its eigenvalues are κ along β and (κ + δ)/2 across.
@@ -126,9 +124,10 @@ def parameter_flow(
 
 
 def final_scale(q: float, size: float, eta_a: float, eta_w: float) -> float:
-    """|a| at the end: w keeps its part w⊥ across the row space, and a w has the least-squares part in it (derived here).
+    """The size of a at the end (derived here).
 
-    So η_w a² = δ + η_a(|w⊥|² + |β_ls|²/a²), and a² = (q + √(q² + 4η_aη_w|β_ls|²))/2η_w with q = δ + η_a|w⊥|².
+    w keeps its part w⊥ across the row space, and a w ends with the least-squares solution β_ls in it. So
+    η_w a² = δ + η_a(|w⊥|² + |β_ls|²/a²), and a² = (q + √(q² + 4η_aη_w|β_ls|²))/2η_w with q = δ + η_a|w⊥|².
 
     Args:
         q: δ + η_a|w⊥|².
@@ -145,7 +144,7 @@ def final_scale(q: float, size: float, eta_a: float, eta_w: float) -> float:
 def _integrate(
     data: Rows, a: float, p: Tensor, eta_a: float, eta_w: float, t: np.ndarray, method: str, most: int
 ) -> Tensor:
-    """a and p = Vᵀw at increasing times, `(T, 1 + rank)`."""
+    """Weights a and p = Vᵀw at increasing times, `(T, 1 + rank)`."""
     s, seen = data.s.numpy(), data.seen.numpy()
     top = float(np.linalg.norm(s * seen)) or float(np.linalg.norm(s**2 * abs(a) * p.numpy()))
     start = np.concatenate([[a], p.numpy()])
@@ -200,8 +199,8 @@ def followed(
         taken += 1
         if taken > most:
             raise InputError(
-                f"After {most} gradients the flow has come to t={t:.3g} of {end:.3g}: ask for earlier times, allow more "
-                'gradients (most), or, far downstream, take method="LSODA".'
+                f"After {most} gradients the flow has come to t={t:.3g} of {end:.3g}: ask for earlier times, allow "
+                'more gradients (most), or, far downstream, take method="LSODA".'
             )
         return slope(t, q)
 

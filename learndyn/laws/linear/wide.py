@@ -42,7 +42,8 @@ class Limits(NamedTuple):
 def of_units(betas: Tensor, deltas: Tensor, etas: tuple[float, float] = (1.0, 1.0)) -> Preconditioner:
     """From the units' own β_k = w_k a_kᵀ and δ_k = η_w|a_k|² − η_a|w_k|², for any Δ (arXiv:2406.06158).
 
-    left = Σ_k (κ_k − δ_k)/2 · β_kβ_kᵀ/|β_k|², right = Σ_k (κ_k + δ_k)/2 · β_kᵀβ_k/|β_k|², κ_k = √(δ_k² + 4η_aη_w|β_k|²).
+    left = Σ_k (κ_k − δ_k)/2 · β_kβ_kᵀ/|β_k|² and right = Σ_k (κ_k + δ_k)/2 · β_kᵀβ_k/|β_k|² with κ_k = √(δ_k² +
+    4η_aη_w|β_k|²).
 
     Args:
         betas: β_k, of rank one and not 0, `(h, d, c)`.
@@ -72,7 +73,7 @@ def of_units(betas: Tensor, deltas: Tensor, etas: tuple[float, float] = (1.0, 1.
 
 
 def isotropic(beta: Tensor, delta: float, etas: tuple[float, float] = (1.0, 1.0)) -> Preconditioner:
-    """left = √(η_aη_w ββᵀ + δ²/4) − δ/2, right = √(η_aη_w βᵀβ + δ²/4) + δ/2 (arXiv:2406.06158).
+    """For Δ = δI left = √(η_aη_w ββᵀ + δ²/4) − δ/2, right = √(η_aη_w βᵀβ + δ²/4) + δ/2 (arXiv:2406.06158).
 
     Right only for the widths that `self_consistent` lets pass.
 
@@ -104,8 +105,8 @@ def self_consistent(inputs: int, hidden: int, outputs: int, delta: float) -> Non
     side, size = ("c", outputs) if delta > 0 else ("d", inputs)
     if delta and hidden != size:
         raise InputError(
-            f"h={hidden} < {side}={size} with delta {'>' if delta > 0 else '<'} 0 is not self-consistent: the flow of beta "
-            "depends on the weights. Integrate them, or use laws.balanced.exact where the data are white."
+            f"h={hidden} < {side}={size} with delta {'>' if delta > 0 else '<'} 0 is not self-consistent: the flow of "
+            "beta depends on the weights. Integrate them, or use laws.balanced.exact where the data are white."
         )
 
 
@@ -134,16 +135,16 @@ def isotropic_flow(
         most: Gradients that it may take.
 
     Raises:
-        InputError: If a shape does not fit, β alone does not determine the flow (`self_consistent`), a value is out of its
-            range, or it takes too many gradients.
+        InputError: If a shape does not fit, β alone does not determine the flow (`self_consistent`), a value is out of
+            its range, or it takes too many gradients.
     """
     eta_a, eta_w = rates(etas)
     x, y, first = finite("inputs", inputs), finite("targets", targets), finite("beta", beta)
     t, level, k = clock(finite("times", times)), real("delta", delta), math.sqrt(eta_a * eta_w)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or first.shape != (x.shape[1], y.shape[1]) or 0 in first.shape:
         raise InputError(
-            f"inputs {tuple(x.shape)}, targets {tuple(y.shape)} and beta {tuple(first.shape)} do not fit; expected (n, d), "
-            "(n, c) and (d, c)."
+            f"inputs {tuple(x.shape)}, targets {tuple(y.shape)} and beta {tuple(first.shape)} do not fit; expected "
+            "(n, d), (n, c) and (d, c)."
         )
     self_consistent(first.shape[0], hidden, first.shape[1], level)
     values = torch.linalg.svdvals(first)
@@ -183,16 +184,16 @@ def limit_regimes(inputs: int, hidden: int, outputs: int) -> Limits:
     """
     if min(inputs, hidden, outputs) < 1 or hidden < min(inputs, outputs):
         raise InputError(
-            f"(d, h, c) = ({inputs}, {hidden}, {outputs}) must be at least 1, with h >= min(d, c); for a bottleneck see "
-            "laws.balanced.regime."
+            f"(d, h, c) = ({inputs}, {hidden}, {outputs}) must be at least 1, with h >= min(d, c); for a bottleneck "
+            "see laws.balanced.regime."
         )
     return Limits(*("lazy" if hidden >= side else "delayed rich" for side in (outputs, inputs)))
 
 
 def hyperbolic_entropy(values: Tensor, delta: float) -> Float[Tensor, "..."]:
-    """q(x) = ¼(2x asinh(2x/|δ|) − √(4x² + δ²) + |δ|), q'' = 1/√(4x² + δ²): the potential of singular values of β.
+    """The potential of singular values of β: q(x) = ¼(2x asinh(2x/|δ|) − √(4x² + δ²) + |δ|), q'' = 1/√(4x² + δ²).
 
-    Under Δ = δI and equal rates 1 singular values follow a mirror flow in it, d q'(x)/dt = −∂L/∂x (arXiv:2406.06158); with
+    Under Δ = δI and equal rates 1 they follow a mirror flow in it, d q'(x)/dt = −∂L/∂x (arXiv:2406.06158); with other
     rates, d q'/dt = −√(η_aη_w) ∂L/∂x at δ/√(η_aη_w).
 
     Args:
