@@ -1,14 +1,14 @@
-"""The command line: learndyn list | run EXPERIMENT | report RUN | phase-check FACTORY | symmetries FACTORY.
+"""The command line: learndyn list | run EXPERIMENT | report RUN | phase-check FACTORY | regime MODEL |
+symmetries FACTORY.
 
 An experiment's options are the fields of its `Settings`; --preset chooses their defaults.
 """
 
-import argparse
 import contextlib
 import dataclasses
+import importlib
 import inspect
 import io
-import json
 import re
 import sys
 import time
@@ -31,12 +31,13 @@ learndyn: a laboratory for the learning dynamics of neural networks
   learndyn run EXPERIMENT --help       all its options
   learndyn report FOLDER ...           draw the report of a run again, or of what a Recorder wrote
   learndyn phase-check FACTORY         is your own run chaotic, from where on is merging safe? (--help)
+  learndyn regime MODEL                lazy or rich? the imbalance of its hidden units, and what they foretell (--help)
   learndyn symmetries FACTORY          which symmetries a network has, and what broke the others (--help)
   learndyn --version
 
 Try: learndyn run two-phase
 """
-OWN_HELP = ("phase-check", "symmetries")  # commands with options of their own
+OWN_HELP = ("phase-check", "regime", "symmetries")  # commands with options of their own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,16 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[0] == "--version":
             print(f"learndyn {__version__}")
             return 0
-        commands = {
-            "list": _list,
-            "run": _run,
-            "report": _report,
-            "phase-check": _phase_check,
-            "symmetries": _symmetries,
-        }
+        commands = {"list": _list, "run": _run, "report": _report, **dict.fromkeys(OWN_HELP, _own)}
         if words[0] not in commands:
             raise unknown("command", words[0], commands)
-        commands[words[0]](words[1:])
+        commands[words[0]](words if words[0] in OWN_HELP else words[1:])
     except InputError as error:
         print(f"learndyn: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -69,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     return 0
+
+
+def _own(words: list[str]) -> None:
+    importlib.import_module(f"learndyn.commands.{words[0].replace('-', '_')}").main(words[1:])
 
 
 def _list(words: list[str]) -> None:
@@ -369,298 +368,6 @@ def _report(words: list[str]) -> None:
             claims = write_report(record, experiment, results := record.read_results())
         _print(experiment, results, claims)
         print(f"\nreport   {record.folder / 'report.html'}")
-
-
-def _phase_check(words: list[str]) -> None:
-    import torch
-
-    from learndyn.dynamics import load_weights
-    from learndyn.dynamics.determinism import check_replay, deterministic
-    from learndyn.names import blaming
-    from learndyn.observables.phase import phase
-    from learndyn.storage import finite
-
-    began = time.monotonic()
-    given = _phase_options(words)
-    state = _live_run(given.factory)
-    if given.weights is not None:
-        load_weights(state.model, given.weights)
-    if given.step is not None:
-        state = dataclasses.replace(state, step=given.step)
-    try:
-        with deterministic(state.device, torch.get_num_threads()), blaming():
-            check_replay(state)
-            found = phase(state, given.window, given.probes, given.end)
-    except InputError:
-        raise
-    except Exception as error:  # a stranger's model on a stranger's task
-        reason = str(error).partition("\n")[0].rstrip(".")
-        raise InputError(f"The run of {given.factory} cannot be trained: {type(error).__name__}: {reason}.") from error
-    seconds = time.monotonic() - began
-    if given.json:
-        content = dataclasses.asdict(found) | {"verdict": found.verdict, "seconds": round(seconds, 3)}
-        print(json.dumps(finite(content), indent=1, allow_nan=False))
-    else:
-        _print_phase(found)
-        print(f"\ntime     {seconds:.1f} s")
-
-
-def _phase_options(words: list[str]) -> argparse.Namespace:
-    parser = _Parser(
-        prog="learndyn phase-check",
-        description="Probe a run for a few seconds: is it chaotic, and from where on can branches be merged?",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "factory",
-        help="package.module:factory or file.py:factory, with arguments if need be: 'run.py:make(width=64)'; it "
-        "returns a learndyn.dynamics.State, or (task, model, optimizer) with the schedule as a fourth if there is one",
-    )
-    parser.add_argument("--weights", type=Path, help="a state_dict to load into the model")
-    parser.add_argument("--step", type=int, help="where the run stands; by default what the state says")
-    parser.add_argument("--end", type=int, help="last step of the run; by default that of the schedule if it has one")
-    parser.add_argument("--window", type=int, default=40, help="steps to look ahead (%(default)s)")
-    parser.add_argument("--probes", type=int, default=2, help="perturbations to follow (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    given = parser.parse_args(words)
-    if given.step is not None and given.step < 0:
-        raise InputError(f"step={given.step} must not be negative.")
-    return given
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        raise InputError(f"{message[:1].upper()}{message[1:].rstrip('.')}; see {self.prog} --help.")
-
-
-def _live_run(text: str) -> Any:
-    """The state that a stranger's factory returns, or that is made of what it returns."""
-    from torch import nn
-
-    from learndyn.dynamics import State, start
-    from learndyn.names import _call, factory, parse
-
-    if ":" not in parse(text)[0]:
-        raise InputError(f"Cannot read {text!r}; write package.module:factory or file.py:factory.")
-    try:
-        make, arguments = factory(text, "run", {})
-        found = _call(make, arguments, {}, text, "run")
-    except InputError as error:  # elsewhere a name follows an option
-        raise InputError(str(error).removeprefix("--run ")) from error
-    if isinstance(found, State):
-        return found
-    methods = ("batch", "loss", "evaluation")
-    if not (
-        isinstance(found, tuple)
-        and len(found) in (3, 4)
-        and all(callable(getattr(found[0], name, None)) for name in methods)
-        and isinstance(found[1], nn.Module)
-        and all(callable(part) or hasattr(part, "param_groups") for part in found[2:])
-    ):
-        told = type(found).__name__
-        if isinstance(found, tuple):
-            told += f" of {', '.join(type(part).__name__ for part in found) or 'nothing'}"
-        raise InputError(
-            f"{text} gave a {told}; return a learndyn.dynamics.State, or a tuple (task, model, optimizer) with the "
-            "schedule as a fourth if there is one."
-        )
-    try:
-        return start(*found)
-    except InputError:
-        raise
-    except Exception as error:  # whatever makes a stranger's optimizer
-        raise InputError(f"{text} gave an optimizer that raised {type(error).__name__}: {error}.") from error
-
-
-def _print_phase(found: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from learndyn.observables.phase import factor
-
-    kept = {True: "yes", False: "no", None: "the end is not known"}[found.rounding_reproducible]
-    safe = "the end is not known" if found.safe_from is None else f"step {found.safe_from}"
-    between = "" if found.safe_between is None else "{} to {}".format(*found.safe_between)
-    rows = (
-        (
-            "window",
-            f"{found.window} steps from step {found.step}",
-            {"tangent": "by tangent vectors", "twin": "by twins"}[found.way],
-        ),
-        ("exponent", f"{found.exponent:.3g} / step", f"± {found.exponent_error:.2g}"),
-        ("", f"{found.exponent_per_time:.3g} / time", "gradient-flow time"),
-        ("growth", f"a factor {factor(found.growth)} by step {found.growth_until}", f"e^(± {found.growth_error:.2g})"),
-        ("kernel turns", f"{found.kernel_velocity:.2g} / step", f"norm {found.kernel_scale:+.1%} over the window"),
-        ("rounding stays unseen", kept, f"{found.floor:.1e} a step"),
-        ("merging is safe from", safe, between),
-    )
-    console = Console(width=max(100, Console().width))
-    table = Table(show_header=False, box=None, pad_edge=False)
-    colour = {"chaotic": "red", "marginal": "yellow", "stable": "green"}[found.regime]
-    for row in (("regime", Text(found.regime, colour), ""), *rows):
-        table.add_row(*row)
-    console.print(table, highlight=False)
-    console.print()
-    for sentence in (found.verdict, *found.notes):
-        console.print(Text(sentence), soft_wrap=False)
-
-
-def _symmetries(words: list[str]) -> None:
-    from learndyn.storage import finite
-    from learndyn.symmetries import find
-
-    began = time.monotonic()
-    given = _symmetry_options(words)
-    model, inputs = _network(given)
-    softmax = None if given.no_softmax else given.softmax
-    found = find(model, inputs, softmax=softmax, training=not given.eval, certify=given.certify or None)
-    table = _kept(found, model.train(not given.eval), inputs, softmax, given.optimizer) if given.optimizer else None
-    seconds = time.monotonic() - began
-    if given.json:
-        steps = {} if table is None else {"kept": _plain_kept(table)}
-        print(json.dumps(finite(found.plain() | steps | {"seconds": round(seconds, 3)}), indent=1, allow_nan=False))
-    else:
-        _print_symmetries(found)
-        if table is not None:
-            _print_kept(table)
-        print(f"\ntime     {seconds:.1f} s")
-
-
-def _kept(found: Any, model: Any, inputs: Any, softmax: int | None, optimizers: list[str]) -> Any:
-    """Which of the laws one step of each optimizer keeps, for a random function of the outputs."""
-    import torch
-
-    from learndyn.names import build_optimizer
-    from learndyn.recorder import kept
-    from learndyn.symmetries.verify import floats
-
-    def loss(network: Any) -> Any:
-        draw = torch.Generator().manual_seed(0)
-        outputs = floats(network(inputs))
-        counted = outputs if softmax is None else [t.log_softmax(softmax) for t in outputs]
-        return sum((t * torch.randn(t.shape, generator=draw).to(t)).mean() for t in counted)
-
-    if not found.laws:
-        raise InputError("The network has no law that an optimizer could keep.")
-    made = {text: lambda parameters, text=text: build_optimizer(text, parameters) for text in optimizers}
-    return kept(model, found.laws, made, loss)
-
-
-def _plain_kept(table: Any) -> list[dict[str, Any]]:
-    """For programs: by optimizer, the largest relative current of each law, in the order of the laws."""
-    return [
-        {
-            "optimizer": str(name),
-            "largest": [float(x) for x in table.largest.values[i]],
-            "kept": [bool(x) for x in table.kept.values[i]],
-        }
-        for i, name in enumerate(table.optimizer.values)
-        if name != "gradient"
-    ]
-
-
-def _print_kept(table: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=max(100, Console().width))
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("one step keeps the law?")
-    names = [str(name) for name in table.optimizer.values if name != "gradient"]
-    for name in names:
-        shown.add_column(name, justify="right")
-    for i, law in enumerate(table.law.values):
-        cells = []
-        for name in names:
-            at = table.sel(optimizer=name).isel(law=i)
-            cells.append("-" if at.largest.isnull() else "kept" if bool(at.kept) else f"{float(at.largest):.0e}")
-        shown.add_row(str(law), *cells)
-    console.print()
-    console.print(shown, highlight=False)
-    console.print("Numbers: largest |<step, X>| / (|step| |X|) of any charge of the law.", highlight=False)
-
-
-def _symmetry_options(words: list[str]) -> argparse.Namespace:
-    parser = _Parser(
-        prog="learndyn symmetries",
-        description="The continuous symmetries of a network, what they conserve, and which operations broke others.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("factory", help="a built-in model, package.module:factory or file.py:factory, with arguments")
-    parser.add_argument("--input-shape", type=int, nargs="+", metavar="N", help="of one input, such as 3 32 32")
-    parser.add_argument(
-        "--vocabulary", type=int, help="inputs are whole numbers below this one, not random normal ones"
-    )
-    parser.add_argument("--classes", type=int, default=10, help="for factories that take it (%(default)s)")
-    parser.add_argument("--task", help="take the inputs from a task instead, such as digits")
-    parser.add_argument("--data-dir", help="folder of data files")
-    parser.add_argument("--samples", type=int, default=6, help="inputs to try it on (%(default)s)")
-    parser.add_argument("--softmax", type=int, default=-1, help="dimension of the outputs' softmax (%(default)s)")
-    parser.add_argument("--no-softmax", action="store_true", help="the loss takes no softmax of the outputs")
-    parser.add_argument("--eval", action="store_true", help="look at the network in evaluation mode")
-    parser.add_argument("--certify", action="store_true", help="count in the gradients, also for a larger network")
-    parser.add_argument(
-        "--optimizer", nargs="+", default=[], metavar="TEXT",
-        help="which laws does one step of it keep? such as 'sgd(lr=0.1)' 'adamw(lr=1e-3)'",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    given = parser.parse_args(words)
-    if given.task is None and given.input_shape is None:
-        raise InputError("Say what goes into the network: --input-shape 3 32 32, or --task digits.")
-    if given.samples < 1 or any(n < 1 for n in given.input_shape or ()):
-        raise InputError("--samples and --input-shape take positive numbers.")
-    return given
-
-
-def _network(given: argparse.Namespace) -> tuple[Any, Any]:
-    """The network, and inputs for it."""
-    from types import SimpleNamespace
-
-    import torch
-
-    from learndyn.names import build_model, build_task
-
-    if given.task is not None:
-        task: Any = build_task(given.task, 0, given.data_dir)
-        inputs = task.evaluation("train").inputs[: given.samples]
-    else:
-        task = SimpleNamespace(input_shape=tuple(given.input_shape), classes=given.classes)
-        shape, draw = (given.samples, *given.input_shape), torch.Generator().manual_seed(0)
-        if given.vocabulary is None:
-            inputs = torch.randn(shape, generator=draw)
-        else:
-            inputs = torch.randint(max(given.vocabulary, 1), shape, generator=draw)
-    try:
-        return build_model(given.factory, task, 0), inputs
-    except InputError as error:
-        raise InputError(str(error).removeprefix("--model ")) from error
-
-
-def _print_symmetries(found: Any) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(width=max(100, Console().width))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for header, justify in (("law", "left"), ("charges", "right"), ("broken by", "right"), ("where", "left")):
-        table.add_column(header, justify=justify)  # type: ignore[arg-type]
-    for law, size in zip(found.laws, found.broken):
-        table.add_row(law.label, str(law.size), f"{size:.0e}" if size > 1e-12 else "-", law.place)
-    console.print(table, highlight=False)
-    lines = [""]
-    if any(size > 1e-12 for size in found.broken):
-        lines.append(
-            "broken by: largest |<g, X>| / sum |g X| with the eps of the norms; without eps all are below 1e-9."
-        )
-    lines += [f"no law for {r.count} outputs of {r.parameter}: {r.why}" for r in found.rejected]
-    lines += [f"REFUTED in numbers, please report it: {law}" for law in found.failed]
-    if found.uncovered:
-        lines.append(f"in no law: {', '.join(found.uncovered)}")
-    lines += [f"zero eigenvalues of the Hessian at a critical point: at least {found.zero_modes}", found.counted]
-    for line in [*lines, *found.suggestions]:
-        console.print(Text(line), soft_wrap=False)
 
 
 if __name__ == "__main__":

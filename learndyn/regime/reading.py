@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from learndyn.errors import InputError, unknown
-from learndyn.symmetries import MatrixLaw, Report, SymmetryLaw, Units, find, units
+from learndyn.symmetries import MatrixLaw, Report, SymmetryLaw, Term, Units, find, units
 
 Rates = Mapping[str, float] | Optimizer | None
 
@@ -35,6 +35,7 @@ class Imbalance:
         delta: η_in·out² − η_out·in², `(units,)`.
         rho: delta over η_in·out² + η_out·in²: from −1, downstream, to 1, upstream; nan for a unit without parameters.
         factor: delta over the conserved Σ ± θ²/η; η_in·η_out.
+        outward: Whether the second side leads out of the units; both lead in where queries stand against keys.
     """
 
     law: SymmetryLaw
@@ -45,6 +46,7 @@ class Imbalance:
     delta: Float[Tensor, " units"]
     rho: Float[Tensor, " units"]
     factor: float
+    outward: bool
 
     @property
     def place(self) -> str:
@@ -143,15 +145,17 @@ def imbalance(model: nn.Module, *inputs: Any, rates: Rates = None, report: Repor
             raise InputError(f"The parameter {name} is not finite; its units have no imbalance.")
     speeds = learning_rates(model, rates)
     rescale = [law for law in report.laws if isinstance(law, SymmetryLaw) and law.kind == "rescale"]
-    taken = {(t.parameter, t.begin) for law in rescale for t in law.terms if t.side == "columns"}
-    loose = [_as_law(f) for f in units(model, *inputs) if f.outgoing and not _within(f, taken)]
+    families = units(model, *inputs)
+    outward = {_where(t) for f in families for t in f.outgoing}
+    taken = {_where(t) for law in rescale for t in law.terms if bool((t.weight < 0).any())}
+    loose = [_as_law(f) for f in families if f.outgoing and not taken & {_where(t) for t in f.outgoing}]
     reasons: dict[str, str] = {}
     for r in report.rejected:
         reasons.setdefault(r.parameter, r.why)
-    found = [_of_units(law, parameters, speeds, "") for law in rescale]
+    found = [_of_units(law, parameters, speeds, "", outward) for law in rescale]
     for law in loose:
         why = next((reasons[name] for name in law.parameters if name in reasons), "no symmetry was found")
-        found.append(_of_units(law, parameters, speeds, why))
+        found.append(_of_units(law, parameters, speeds, why, outward))
     order = {name: i for i, name in enumerate(parameters)}
     found.sort(key=lambda u: order[u.law.terms[0].parameter])
     pairs = [_of_pair(law, parameters, speeds) for law in report.laws if isinstance(law, MatrixLaw)]
@@ -215,12 +219,15 @@ def side(law: SymmetryLaw, sign: int) -> SymmetryLaw:
     return replace(law, terms=tuple(replace(t, weight=(sign * t.weight).clamp_min(0)) for t in terms))
 
 
-def _of_units(law: SymmetryLaw, parameters: Mapping[str, Tensor], speeds: Mapping[str, float], why: str) -> Imbalance:
+def _of_units(
+    law: SymmetryLaw, parameters: Mapping[str, Tensor], speeds: Mapping[str, float], why: str, outward: set[Any]
+) -> Imbalance:
     into, out, size = side(law, 1), side(law, -1), factor(law, speeds)
     scaled = {n: parameters[n] / speeds[n] ** 0.5 for n in law.parameters}
     p, q = size * into.charge(scaled), size * out.charge(scaled)
     rho = torch.where(p + q > 0, (q - p) / (p + q).clamp_min(1e-300), torch.nan)
-    return Imbalance(law, not why, why, into.charge(parameters), out.charge(parameters), q - p, rho, size)
+    leads_out = any(_where(t) in outward for t in out.terms)
+    return Imbalance(law, not why, why, into.charge(parameters), out.charge(parameters), q - p, rho, size, leads_out)
 
 
 def _of_pair(law: MatrixLaw, parameters: Mapping[str, Tensor], speeds: Mapping[str, float]) -> PairImbalance:
@@ -238,8 +245,8 @@ def _as_law(family: Units) -> SymmetryLaw:
     return SymmetryLaw("rescale", family.size, (*family.incoming, *family.own, *out))
 
 
-def _within(family: Units, taken: set[tuple[str, int]]) -> bool:
-    return any((t.parameter, t.begin) in taken for t in family.outgoing)
+def _where(term: Term) -> tuple[str, int, str]:
+    return term.parameter, term.begin, term.side
 
 
 def _note(rates: Rates) -> str:

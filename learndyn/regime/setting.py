@@ -127,7 +127,7 @@ def scaled(
         after |= {name: after[name] * alpha for name in last}
     else:
         reading = imbalance(model, *inputs)
-        laws = [u.law for u in reading.units if u.conserved and _leads_out(u.law)]
+        laws = [u.law for u in reading.units if u.conserved and u.outward]
         if not laws:
             raise InputError(_nothing(reading) + " Name the parameters of its first layer as first=[...].")
         for law in laws:
@@ -170,11 +170,6 @@ def set_pairs(
             "cannot have these together; set fewer of them."
         )
     return Changed(*_renewed(model, after, inputs), residual, sweeps)
-
-
-def _leads_out(law: SymmetryLaw) -> bool:
-    """Not queries against keys, of which both lead in."""
-    return any(t.side == "columns" and bool((t.weight < 0).any()) for t in law.terms)
 
 
 def _nothing(reading: Reading) -> str:

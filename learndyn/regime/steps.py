@@ -36,8 +36,17 @@ def learning_rate(
     """
     if not 0 < c < 2:
         raise InputError(f"c={c:g} must lie between 0 and 2; beyond that gradient descent diverges.")
+    return c / curvature(model, inputs, targets, criterion)
+
+
+def curvature(model: nn.Module, inputs: Any, targets: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]) -> float:
+    """The largest eigenvalue of the Gauss-Newton matrix, to 1e-3.
+
+    Raises:
+        InputError: If the loss does not bend along any parameter.
+    """
     found = gauss_newton_spectrum(model, lambda m: m(inputs), lambda f: criterion(f, targets), count=1, tolerance=1e-3)
     top = float(found.values[0])
     if not top > 0:
         raise InputError(f"The largest curvature is {top:g}: the outputs do not depend on any parameter here.")
-    return c / top
+    return top
