@@ -110,7 +110,8 @@ def delay(
 ) -> Float[Tensor, "..."]:
     """δ ≪ −kr: time from φ₁ to φ₂, (|δ|/2η_aη_w r²) ln[φ₂²(1 − φ₁²)/φ₁²(1 − φ₂²)] (arXiv:2406.06158).
 
-    Exact over law, φ from 0.3 to 0.9, r = 1: 1.0064, 1.0007, 1.0001, 1.0000 at δ = −10, −30, −100, −300.
+    Exact over law, φ from 0.3 to 0.9 on the way from a smaller φ, r = 1: 1.0099, 1.0011, 1.0001, 1.0000 at δ = −10, −30,
+    −100, −300 (from |β₀| = 0.5 at φ = 0.3 itself: 1.0064, 1.0007, 1.0001, 1.0000).
 
     Args:
         phi_first: φ at the beginning, not 0, any shape.
