@@ -59,7 +59,8 @@ def patterns(inputs: Tensor, w: Tensor, slope: float = 0.0) -> Float[Tensor, "un
         InputError: If the shapes do not fit or a value is not finite.
     """
     x, first = _fitting(inputs, w)
-    return torch.where(first @ x.mT > 0, 1.0, real("slope", slope))
+    reached = first @ x.mT
+    return torch.where(reached > 0, 1.0, torch.full_like(reached, real("slope", slope)))
 
 
 def outputs(inputs: Tensor, a: Tensor, w: Tensor, slope: float = 0.0) -> Float[Tensor, " samples"]:
