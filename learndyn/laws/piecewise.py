@@ -2,8 +2,9 @@
 
 f(x) = Σ_k a_k σ(w_kᵀx), σ(z) = max(z, γz), loss L = ½ Σ_i (f(x_i) − y_i)² (a sum), learning rates η_a, η_w, time that
 of θ' = −η_θ ∂L/∂θ. With the patterns c_ki = σ'(w_kᵀx_i) every unit sees its own data only, through
-ξ_k = Σ_i c_ki x_i ρ_i, ρ = f − y, and moves as a linear one: β_k = a_kw_k, β_k' = −M_kξ_k, M_k = η_w a_k² I + η_a w_kw_kᵀ. Its imbalance
-δ_k = η_w a_k² − η_a|w_k|² is conserved (`neuron.imbalance`); a bias is a column of ones in X.
+ξ_k = Σ_i c_ki x_i ρ_i, ρ = f − y, and moves as a linear one: β_k = a_kw_k, β_k' = −M_kξ_k with
+M_k = η_w a_k² I + η_a w_kw_kᵀ. Its imbalance δ_k = η_w a_k² − η_a|w_k|² is conserved (`neuron.imbalance`). A bias
+is a column of ones in X.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Wide linear networks in function space (arXiv:2406.06158): units, isotropic imbalance, regimes, entropy, bookkeeping."""
+"""Wide linear networks in function space (arXiv:2406.06158): units, isotropic Δ, regimes, entropy, bookkeeping."""
 
 import math
 
