@@ -133,6 +133,21 @@ def test_shapes_have_the_regimes_that_kernels_show():
             assert (moved < 1e-6) if side == "lazy" else (moved > 0.1)
 
 
+@pytest.mark.parametrize("delta", [100.0, -100.0])
+def test_more_units_than_inputs_and_outputs_are_lazy_at_both_ends(delta):
+    # δ of every unit, as no such Δ is isotropic
+    rng = np.random.default_rng(1)
+    w, a = tensor(rng.standard_normal((12, 3))) / 10, tensor(rng.standard_normal((12, 2))) / 10
+    large, small = (a, w) if delta > 0 else (w, a)
+    large *= ((abs(delta) + small.square().sum(1)) / large.square().sum(1)).sqrt()[:, None]
+    assert torch.allclose(a.square().sum(1) - w.square().sum(1), torch.full((12,), delta, dtype=torch.float64))
+    start, sigma = w.T @ a, tensor(rng.standard_normal((2, 3)))
+    first, last = integrate(w, a.T.contiguous(), sigma, tensor([0.5]), rtol=1e-9, atol=1e-11)[0]
+    assert torch.allclose(last @ first, sigma, atol=1e-6) and float((start.T - sigma).norm()) > 1
+    moved = balanced.kernel_distance(w.T @ w, a.T @ a, first.T @ first, last @ last.T)
+    assert law.limit_regimes(3, 12, 2) == ("lazy", "lazy") and float(moved) < 1e-4
+
+
 @pytest.mark.parametrize("delta", [-3.0, 1e-3, 0.7])
 def test_singular_values_are_a_mirror_flow_in_the_hyperbolic_entropy(delta):
     x = torch.tensor([-2.0, -1e-3, 1e-9, 0.3, 50.0], dtype=torch.float64, requires_grad=True)
