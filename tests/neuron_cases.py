@@ -13,8 +13,7 @@ def tensor(values):
 def precise(a, w, target, t, etas=(1.0, 1.0), c=1.0, digits=60):
     """a and w at t by e^{Fs}q₀ / √(1 + q₀ᵀ∫e^{2Fτ}dτ q₀), the matrix exponential of all coordinates, in mpmath."""
     fastest = abs(float(a)) ** 2 + float(torch.as_tensor(w).square().sum()) + 2 * float(torch.linalg.norm(target))
-    ratio = max(etas) / min(etas)
-    with mpmath.workdps(digits + int(2 * c * fastest * ratio * t)):
+    with mpmath.workdps(digits + int(c * fastest * max(etas) * t)):
         a, w, b = mpmath.mpf(float(a)), [mpmath.mpf(v) for v in w.tolist()], [mpmath.mpf(v) for v in target.tolist()]
         eta_a, eta_w = map(mpmath.mpf, etas)
         k, stretch = mpmath.sqrt(eta_a * eta_w), (eta_w / eta_a) ** mpmath.mpf("0.25")

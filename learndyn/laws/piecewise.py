@@ -1,9 +1,10 @@
 """Two-layer piecewise-linear networks: how units turn and grow, and what moves the kernel (arXiv:2406.06158).
 
 f(x) = Σ_k a_k σ(w_kᵀx), σ(z) = max(z, γz), loss L = ½ Σ_i (f(x_i) − y_i)² (a sum), learning rates η_a, η_w, time that
-of θ' = −η_θ ∂L/∂θ. With the patterns c_ki = σ'(w_kᵀx_i) every unit sees its own data only, through ξ_k = Σ_i c_ki x_i ρ_i,
-ρ = f − y, and moves as a linear one: β_k = a_kw_k, β_k' = −M_kξ_k, M_k = η_w a_k² I + η_a w_kw_kᵀ. Its imbalance
-δ_k = η_w a_k² − η_a|w_k|² is conserved (`neuron.imbalance`); a bias is a column of ones in X.
+of θ' = −η_θ ∂L/∂θ. With the patterns c_ki = σ'(w_kᵀx_i) every unit sees its own data only, through
+ξ_k = Σ_i c_ki x_i ρ_i, ρ = f − y, and moves as a linear one: β_k = a_kw_k, β_k' = −M_kξ_k with
+M_k = η_w a_k² I + η_a w_kw_kᵀ. Its imbalance δ_k = η_w a_k² − η_a|w_k|² is conserved (`neuron.imbalance`). A bias
+is a column of ones in X.
 """
 
 import math
@@ -59,7 +60,8 @@ def patterns(inputs: Tensor, w: Tensor, slope: float = 0.0) -> Float[Tensor, "un
         InputError: If the shapes do not fit or a value is not finite.
     """
     x, first = _fitting(inputs, w)
-    return torch.where(first @ x.mT > 0, 1.0, real("slope", slope))
+    reached = first @ x.mT
+    return torch.where(reached > 0, 1.0, torch.full_like(reached, real("slope", slope)))
 
 
 def outputs(inputs: Tensor, a: Tensor, w: Tensor, slope: float = 0.0) -> Float[Tensor, " samples"]:

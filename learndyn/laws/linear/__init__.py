@@ -1,7 +1,7 @@
 """Linear networks in function space: any data, any shape, and what they end in (arXiv:2406.06158).
 
 `function_flow` and `implicit_bias` are of one neuron a wᵀx, `isotropic_flow` and the preconditioners of two wide
-layers, `deep_bias` of any depth. Losses are sums, L = ½ Σ (f − y)²; each module states the sign of δ and the unit of time.
+layers, `deep_bias` of any depth. Losses are sums, L = ½ Σ (f − y)²; each module states the sign of δ and the time.
 """
 
 from learndyn.laws.linear.bias import Interpolant, downstream_end, implicit_bias, mirror, potential, upstream_end

@@ -21,6 +21,8 @@ from learndyn.laws.neuron.start import factors, number, rates, weights
 
 METHODS = ("DOP853", "LSODA", "Radau")
 RTOL = 1e-11
+#: Distance of a w from its end, relative to it, from which on the flow is linear.
+LINEAR = 1e-6
 
 
 class Path(NamedTuple):
@@ -70,7 +72,7 @@ def function_flow(
     """Integrate β' = −M Xᵀ(Xβ − y) for any data, from β and δ (arXiv:2406.06158).
 
     In the coordinates a, w, where the field is smooth also as β passes 0, and M is not defined. The null space of X
-    takes no part. Once the gradient is 1e-12 of what it can be, the end is put in, exactly.
+    takes no part. Next to the end the flow is linear and is taken in closed form.
 
     Args:
         inputs: X, `(n, d)`.
@@ -145,36 +147,44 @@ def _integrate(
     data: Rows, a: float, p: Tensor, eta_a: float, eta_w: float, t: np.ndarray, method: str, most: int
 ) -> Tensor:
     """Weights a and p = Vᵀw at increasing times, `(T, 1 + rank)`."""
-    s, seen = data.s.numpy(), data.seen.numpy()
-    top = float(np.linalg.norm(s * seen)) or float(np.linalg.norm(s**2 * abs(a) * p.numpy()))
+    s, seen, least = data.s.numpy(), data.seen.numpy(), (data.seen / data.s).numpy()
+    q = eta_w * a**2 - eta_a * float(p.square().sum())  # δ + η_a|w⊥|²
+    scale = final_scale(q, float(np.linalg.norm(least)), eta_a, eta_w)
     start = np.concatenate([[a], p.numpy()])
+    near = LINEAR * (float(np.linalg.norm(least)) or float(np.linalg.norm(a * p.numpy())))
 
-    def slope(_: float, q: np.ndarray) -> np.ndarray:
-        g = s * (seen - s * (q[0] * q[1:]))
-        return np.concatenate([[eta_a * (q[1:] @ g)], eta_w * q[0] * g])
+    def slope(_: float, now: np.ndarray) -> np.ndarray:
+        g = s * (seen - s * (now[0] * now[1:]))
+        return np.concatenate([[eta_a * (now[1:] @ g)], eta_w * now[0] * g])
 
-    def settled(_: float, q: np.ndarray) -> float:
-        return float(np.linalg.norm(s * (seen - s * (q[0] * q[1:])))) - 1e-12 * top
+    def settled(_: float, now: np.ndarray) -> float:
+        return float(np.linalg.norm(now[0] * now[1:] - least)) - near if scale > 0 else 1.0
 
     settled.terminal = True  # type: ignore[attr-defined]
     found = np.tile(start, (len(t), 1))
     if len(t) == 0 or t[-1] == 0 or not slope(0.0, start).any():
         return torch.from_numpy(found)
-    size = max(float(np.abs(start).max()), math.sqrt(float(torch.linalg.vector_norm(data.least))))
+    size = max(float(np.abs(start).max()), math.sqrt(float(np.linalg.norm(least))))
     stop = 0.0
     if settled(0.0, start) > 0:
-        end = min(float(t[-1]), 1e300)
-        solution, stop = followed(slope, start, end, settled, method, 1e-3 * RTOL * size, most)
+        solution, stop = followed(slope, start, min(float(t[-1]), 1e300), settled, method, 1e-3 * RTOL * size, most)
         during = t <= stop
-        found[during] = solution(t[during]).T
+        if during.any():
+            found[during] = solution(t[during]).T
         start = solution(stop)
     late = t > stop
-    q = eta_w * a**2 - eta_a * float(p.square().sum())  # δ + η_a|w⊥|²
-    scale = final_scale(q, float(torch.linalg.vector_norm(data.least)), eta_a, eta_w)
-    if scale > 0:
-        end_a = math.copysign(scale, start[0])
-        start = np.concatenate([[end_a], seen / s / end_a])
-    found[late] = start
+    if scale == 0 or not late.any():
+        return torch.from_numpy(found)
+    # the miss e = a p − β_ls obeys e' = −M s² e from here on, to a relative LINEAR² of β
+    sign = math.copysign(1.0, start[0])
+    end = least / scale
+    rates, modes = np.linalg.eigh(eta_w * scale**2 * np.diag(s**2) + eta_a * np.outer(s * end, s * end))
+    with np.errstate(invalid="ignore"):
+        falls = np.where(rates > 0, np.exp(-rates * (t[late, None] - stop)), 1.0)
+    miss = (modes @ (falls * (modes.T @ (s * (start[0] * start[1:] - least)))).T).T / s
+    product = least + miss
+    scales = np.array([final_scale(q, float(np.linalg.norm(v)), eta_a, eta_w) for v in product])
+    found[late] = sign * np.concatenate([scales[:, None], product / scales[:, None]], 1)
     return torch.from_numpy(found)
 
 
@@ -204,7 +214,8 @@ def followed(
             )
         return slope(t, q)
 
-    found = solve_ivp(counted, (0.0, end), start, method, dense_output=True, events=event, rtol=RTOL, atol=atol)
+    with np.errstate(over="ignore", invalid="ignore"):  # trial steps that are too long
+        found = solve_ivp(counted, (0.0, end), start, method, dense_output=True, events=event, rtol=RTOL, atol=atol)
     if found.status < 0:
         raise InputError(f"The flow could not be followed beyond t={found.t[-1]:.3g}: {found.message}")
     return found.sol, float(found.t[-1])

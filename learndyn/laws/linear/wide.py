@@ -190,7 +190,7 @@ def limit_regimes(inputs: int, hidden: int, outputs: int) -> Limits:
     return Limits(*("lazy" if hidden >= side else "delayed rich" for side in (outputs, inputs)))
 
 
-def hyperbolic_entropy(values: Tensor, delta: float) -> Float[Tensor, "..."]:
+def hyperbolic_entropy(values: Tensor | float, delta: float) -> Float[Tensor, "..."]:
     """The potential of singular values of β: q(x) = ¼(2x asinh(2x/|δ|) − √(4x² + δ²) + |δ|), q'' = 1/√(4x² + δ²).
 
     Under Δ = δI and equal rates 1 they follow a mirror flow in it, d q'(x)/dt = −∂L/∂x (arXiv:2406.06158); with other

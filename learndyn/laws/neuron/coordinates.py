@@ -114,7 +114,7 @@ def on_hyperbola(
     Args:
         theta: θ, any shape; with the sign of a.
         delta: δ, not 0.
-        sign: Sign of a at θ = 0 for δ > 0, where there are two sheets.
+        sign: Sign of a at θ = 0 for δ > 0, where there are two branches.
         etas: Learning rates (η_a, η_w).
 
     Raises:
@@ -125,8 +125,8 @@ def on_hyperbola(
     if level == 0:
         raise InputError("delta = 0 is a cone, which has no hyperbolic angle; use balanced_curves.")
     root, (cosh, sinh) = math.sqrt(abs(level)), (angle.cosh(), angle.sinh())
-    sheet = torch.where(angle == 0, math.copysign(1.0, sign), angle.sign())
-    a, norm = (sheet * cosh, sinh.abs()) if level > 0 else (sinh, cosh)
+    branch = torch.where(angle == 0, math.copysign(1.0, sign), angle.sign())
+    a, norm = (branch * cosh, sinh.abs()) if level > 0 else (sinh, cosh)
     return root / math.sqrt(eta_w) * a, root / math.sqrt(eta_a) * norm
 
 

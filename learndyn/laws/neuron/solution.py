@@ -205,7 +205,7 @@ def _at(part: Frame, s: Tensor) -> tuple[Tensor, Tensor]:
     grown = _integral(width, s)
     root = torch.hypot(decay, _product(minus, decay * grown.sqrt()))
     root = torch.hypot(root, _product(plus, grown.sqrt()))
-    root = torch.hypot(root, _product(size, beside * _integral(d.abs(), s).sqrt()))
+    root = torch.hypot(root, _product(size, _product(beside, _integral(d.abs(), s).sqrt())))
 
     # two forms of the same: one without a difference where â and x agree in sign, one without at late times
     e = _fall(width, s)
@@ -237,7 +237,7 @@ def _integral(rate: Tensor, s: Tensor) -> Tensor:
 
 
 def _product(size: Tensor, factor: Tensor) -> Tensor:
-    """0 where a size is 0 or a factor has decayed, also against infinity."""
+    """The product, 0 where one of them is, also against infinity."""
     return torch.where((size == 0) | (factor == 0), 0.0, size * factor)
 
 

@@ -193,11 +193,15 @@ def frame(a: Tensor, w: Tensor, target: Tensor, eta_a: float, eta_w: float) -> F
     square = twofold.dot(task, task)
     r = square[0].sqrt() * down
     d = charge[0] * (up * up / k)
+    if not bool(d.isfinite().all()):
+        raise InputError("The square of a weight overflows; a and w must be below 1e150.")
     width = torch.hypot(d, 2 * r)
     whole = torch.where(width > 0, width, 1.0)
     large = width + d.abs()
     small = torch.where(width > 0, 2 * r * (2 * r / large), 0.0)
-    more, less = ((v / (2 * whole)).sqrt() for v in (large, small))
+    small = torch.where((r > 0) & (small == 0), torch.finfo(torch.float64).smallest_normal, small)
+    more = (large / (2 * whole)).sqrt()
+    less = 2 * r / (2 * whole).sqrt() / torch.where(width > 0, large, 1.0).sqrt()
     more, less = torch.where(width > 0, more, 0.5**0.5), torch.where(width > 0, less, 0.5**0.5)
     near, far = torch.where(d >= 0, more, less), torch.where(d >= 0, less, more)
     alpha = a * stretch
