@@ -3,11 +3,10 @@
 Listened to are the calls of ReLU, leaky ReLU and PReLU, by modules or by functions, in the order of the forward pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,7 +17,8 @@ from learndyn.dynamics.state import State
 from learndyn.errors import InputError
 from learndyn.observables.evaluate import CHUNK, looking
 
-RELUS = ("relu", "leaky_relu", "_prelu_kernel", "prelu", "clamp_min", "threshold", "rrelu_with_noise")
+RELUS = ("relu", "leaky_relu", "_prelu_kernel", "prelu", "rrelu_with_noise")
+BOUNDED = ("clamp", "clamp_min", "threshold")  # a ReLU where the lower bound is 0 and there is no upper one
 CHANNELS_SECOND = ("convolution", "mkldnn_convolution", "cudnn_convolution", "native_batch_norm", "cudnn_batch_norm")
 FEATURES_LAST = ("addmm", "mm", "bmm", "baddbmm", "native_layer_norm", "linear")
 
@@ -66,8 +66,7 @@ class _Listen(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = func._overloadpacket.__name__.removesuffix("_")
-        bounds = args[1:] if name in ("clamp_min", "threshold") else ()
-        if name in RELUS and not any(isinstance(b, Tensor) or b != 0 for b in bounds):
+        if name in RELUS or (name in BOUNDED and _is_relu(name, args, kwargs)):
             self._hear(args[0])
         elif name in CHANNELS_SECOND:
             self.channels_second = True
@@ -83,6 +82,14 @@ class _Listen(TorchDispatchMode):
         second = before.ndim > 3 if before.ndim != 3 else self.channels_second
         active = (before > 0).movedim(1, -1) if second else before > 0
         self.heard.append((self.inside[-1] if self.inside else "", active.flatten(0, -2)))
+
+
+def _is_relu(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    given = [*args[1:], *kwargs.values()]
+    zeros = [isinstance(bound, int | float) and bound == 0 for bound in given if bound is not None]
+    upper = name == "clamp" and (args[2:3] or (kwargs.get("max"),))[0] is not None
+    lower = name != "clamp" or (args[1:2] or (kwargs.get("min"),))[0] is not None
+    return lower and not upper and all(zeros)
 
 
 @contextmanager
