@@ -207,21 +207,22 @@ def advance_grid(grid: Grid, nets: Nets, step: int, until: int, piece: int | Non
 def _descend(w: Tensor, a: Tensor, x: Tensor, y: Tensor, lr: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Some steps of some networks: a += −η ∂L/∂a and w += −η ∂L/∂w, both from the weights before the step."""
     (s, c, h, d), n = w.shape, x.shape[1]
-    w, a = w.reshape(s, c * h, d).clone(), a.reshape(s, c, h).clone()
+    w, a = w.reshape(s, c * h, d).clone(), a.reshape(s * c, 1, h).clone()
     z, m = (w.new_empty(s, c * h, n) for _ in range(2))
-    gradient, xt = torch.empty_like(w), x.mT
-    hidden = z.view(s, c, h, n)
-    factor = (-2 / n * lr)[..., None]
+    gradient, xt, scale = torch.empty_like(w), x.mT, a.view(s, c * h, 1)
+    hidden, masked = z.view(s * c, h, n), m.view(s * c, h, n)
+    y = y[:, None].expand(s, c, n).reshape(s * c, 1, n)
+    factor = (-2 / n * lr).reshape(s * c, 1, 1)
     for _ in range(steps):
         torch.bmm(w, xt, out=z)
         z.clamp_(min=0)
-        error = (_weighted(a, hidden) - y[:, None]) * factor  # −η ∂L/∂f, (s, c, n)
-        spread = error[:, :, None].expand(s, c, h, n)
-        torch.ops.aten.threshold_backward.grad_input(spread, hidden, 0, grad_input=m.view(s, c, h, n))
+        error = torch.bmm(a, hidden).sub_(y).mul_(factor)  # −η ∂L/∂f, (s c, 1, n)
+        # one pass for error where the unit is active and 0 elsewhere
+        torch.ops.aten.threshold_backward.grad_input(error.expand(s * c, h, n), hidden, 0, grad_input=masked)
         torch.bmm(m, x, out=gradient)
-        w.addcmul_(gradient, a.reshape(s, c * h, 1))
-        a += (hidden @ error[..., None])[..., 0]
-    return w.view(s, c, h, d), a
+        w.addcmul_(gradient, scale)
+        a += torch.bmm(error, hidden.mT)
+    return w.view(s, c, h, d), a.view(s, c, h)
 
 
 def grid_checkpoints(

@@ -18,7 +18,8 @@ from learndyn.errors import InputError
 from learndyn.observables.evaluate import CHUNK, looking
 
 RELUS = ("relu", "leaky_relu", "_prelu_kernel", "prelu", "rrelu_with_noise")
-BOUNDED = ("clamp", "clamp_min", "threshold")  # a ReLU where the lower bound is 0 and there is no upper one
+#: Arguments of what is a ReLU where the lower bound is 0 and there is no upper one.
+BOUNDED = {"clamp": ("min", "max"), "clamp_min": ("min",), "threshold": ("threshold", "value")}
 CHANNELS_SECOND = ("convolution", "mkldnn_convolution", "cudnn_convolution", "native_batch_norm", "cudnn_batch_norm")
 FEATURES_LAST = ("addmm", "mm", "bmm", "baddbmm", "native_layer_norm", "linear")
 
@@ -85,11 +86,8 @@ class _Listen(TorchDispatchMode):
 
 
 def _is_relu(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    given = [*args[1:], *kwargs.values()]
-    zeros = [isinstance(bound, int | float) and bound == 0 for bound in given if bound is not None]
-    upper = name == "clamp" and (args[2:3] or (kwargs.get("max"),))[0] is not None
-    lower = name != "clamp" or (args[1:2] or (kwargs.get("min"),))[0] is not None
-    return lower and not upper and all(zeros)
+    given = dict(zip(BOUNDED[name], args[1:])) | kwargs
+    return given.pop("max", None) is None and all(not isinstance(b, Tensor) and b == 0 for b in given.values())
 
 
 @contextmanager

@@ -56,15 +56,15 @@ def one_minus_cosine(k, other):
 
 
 def test_descent_is_torchs():
-    """300 steps of torch.optim.SGD with autograd, network by network."""
+    """120 steps of torch.optim.SGD with autograd, network by network."""
     g = small(width=8)
-    nets, step = advance_grid(g, g.start, 0, 300)
-    assert step == 300
+    nets, step = advance_grid(g, g.start, 0, 120)
+    assert step == 120
     for seed in range(2):
         for cell in range(4):
             model = module(g.start, seed, cell)
             optimizer = torch.optim.SGD(model.parameters(), lr=float(g.lr[seed, cell]))
-            for _ in range(300):
+            for _ in range(120):
                 optimizer.zero_grad()
                 (model(g.inputs[seed])[:, 0] - g.targets[seed]).square().mean().backward()
                 optimizer.step()
@@ -146,7 +146,7 @@ def test_metrics_against_loops():
             assert row["hamming"] == pytest.approx(flips / len(x), abs=1e-12)
             assert row["hamming_fraction"] == pytest.approx(flips / len(x) / 6, abs=1e-12)
             moved = [(p - q).detach().square().sum() for p, q in zip(new.parameters(), old.parameters())]
-            size = sum(float(p.square().sum()) for p in old.parameters())
+            size = sum(float(p.detach().square().sum()) for p in old.parameters())
             assert row["distance"] == pytest.approx(float(sum(moved)) ** 0.5, rel=1e-12)
             assert row["relative_distance"] == pytest.approx(float(sum(moved) / size) ** 0.5, rel=1e-12)
             for split, inputs, targets in (
@@ -328,3 +328,34 @@ def test_hidden_numbers_are_not_in_the_seed_of_the_data():
     """Another width keeps the data of a seed, another seed changes them."""
     a, b = small(width=4), small(width=8)
     assert torch.equal(a.inputs, b.inputs) and not np.allclose(a.inputs[0], a.inputs[1])
+
+
+#: The sheet's numbers at t = 100 and 1000 for (tau, delta), one seed of the authors' draws: S, Hamming of 50, parameter
+#: distance, test loss.
+PAPER = {
+    (0.1, 1.0): ((0.185, 19.7, 0.54, 0.00235), (0.146, 20.5, 0.74, 0.00171)),
+    (0.1, 0.0): ((0.068, 7.4, 0.66, 0.0164), (0.175, 12.0, 1.90, 0.0022)),
+    (0.1, -0.25): ((0.132, 1.0, 0.76, 0.0095), (0.437, 6.1, 1.86, 0.0026)),
+    (0.1, -1.0): ((0.003, 0.38, 0.48, 0.0097), (0.073, 2.8, 1.83, 0.0037)),
+    (1.0, 0.0): ((0.0002, 0.08, 0.056, 0.0187), (0.0009, 0.41, 0.29, 0.0055)),
+}
+
+
+def test_the_papers_size_gives_the_papers_numbers():
+    """Of a teacher with three equal signs, as the sheet's seed must have by its loss; mixed signs differ by factors.
+
+    Measured over the seeds 107, 110, 114: S scatters by 20 % around its mean, Hamming by 10 %, distance by 4 % and the
+    loss by 17 %, except for numbers that the sheet gives with one digit.
+    """
+    g = grid([c[0] for c in PAPER], [c[1] for c in PAPER], (107,))
+    assert (g.targets >= 0).all() or (g.targets <= 0).all()
+    for k, (_, nets) in enumerate(grid_checkpoints(g, [100, 1000])):
+        found = grid_metrics(g, nets)
+        for name, column, tolerance in (
+            ("kernel_distance", 0, 0.3),
+            ("hamming", 1, 0.2),
+            ("distance", 2, 0.1),
+            ("test_loss", 3, 0.2),
+        ):
+            expected = [PAPER[cell][k][column] for cell in PAPER]
+            assert found[name][0].tolist() == pytest.approx(expected, rel=tolerance), (name, k)

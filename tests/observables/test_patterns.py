@@ -140,7 +140,7 @@ def test_patterns_leave_no_hook_and_training_goes_on():
     activation_patterns(a)
     assert all(not m._forward_hooks and not m._forward_pre_hooks for m in a.model.modules())
     assert all(torch.equal(p, q) for p, q in zip(before, a.model.parameters()))
-    assert hamming(a, train(a, 30).state).item() > 0
+    assert hamming(a, train(fork(a), 30).state).item() > 0
 
 
 def test_what_has_no_patterns_is_refused():
