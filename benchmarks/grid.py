@@ -4,9 +4,10 @@
 
 Both take the same full-batch steps from the same weights, in turns, and the best of several turns counts; the loop's
 modules and optimizers are built beforehand. "difference" is the largest one of the weights after all steps of a turn,
-relative to their largest entry. "piece" is the number of cells that go through all steps together; "own" is the
-library's choice. The matrix products of a step, 4 n d h operations forward and backward, are what no way of writing it
-saves at large sizes: "products" is the time of these alone, cell by cell.
+relative to their largest entry. Blocks of memory are kept for both (`learndyn.runtime`): the loop asks for new ones at
+every step and would look slower than it must. "piece" is the number of cells that go through all steps together; "own"
+is the library's choice. The matrix products of a step, 4 n d h operations forward and backward, are what no way of
+writing it saves at large sizes: "products" is the time of these alone, cell by cell.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 import learndyn
 from learndyn.dynamics import Grid, Nets, advance_grid, grid, normalised_lr
 from learndyn.record import _processor
+from learndyn.runtime import keep_memory
 from learndyn.tasks import relu_teacher
 
 #: d, n, units, steps in a turn
@@ -114,9 +116,11 @@ def main() -> None:
     arguments.add_argument("--turns", type=int, default=5)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--device", default="cpu")
+    arguments.add_argument("--plain", action="store_true", help="leave the allocator as it is")
     arguments.add_argument("--out", type=Path, help="file to keep the table in")
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
+    kept = not chosen.plain and keep_memory()
     lines: list[str] = []
 
     def say(line: str) -> None:
@@ -128,7 +132,7 @@ def main() -> None:
     device = _processor() if chosen.device == "cpu" else torch.cuda.get_device_name()
     say(
         f"{device}, threads: {chosen.threads}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"learndyn {learndyn.__version__}, {datetime.date.today()}"
+        f"learndyn {learndyn.__version__}, {datetime.date.today()}, memory {'kept' if kept else 'as it is'}"
     )
     say(f"{chosen.cells} cells, one seed; microseconds for one step of one cell, best of {chosen.turns} turns")
     tau = torch.logspace(-1, 0.3, chosen.cells, dtype=torch.float64)
