@@ -92,7 +92,7 @@ def _is_relu(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 @contextmanager
 def _naming(model: nn.Module, listen: _Listen) -> Iterator[None]:
-    """Tell which module is at work; the hooks are gone afterwards."""
+    """Tell which module is at work; the hooks, for which torch leaves fused layers aside, are gone afterwards."""
     handles = []
     for name, module in model.named_modules():
 
@@ -103,12 +103,9 @@ def _naming(model: nn.Module, listen: _Listen) -> Iterator[None]:
             listen.inside.pop()
 
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # PyTorch's fused transformer layer hides its ReLU
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:
             handle.remove()
 

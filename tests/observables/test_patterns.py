@@ -92,10 +92,8 @@ def test_positions_of_images_and_sentences_are_examples():
 def test_the_fused_transformer_layer_does_not_hide_its_units(training):
     layer = nn.TransformerEncoderLayer(8, 2, 12, dropout=0.0, batch_first=True).double().train(training)
     model = nn.Sequential(layer, nn.Flatten(), nn.Linear(24, 2)).double()
-    fast = torch.backends.mha.get_fastpath_enabled()
     (found,) = activation_patterns(state_of(model, normal(5, 3, 8))).values()
     assert found.shape == (15, 12) and 0 < found.double().mean() < 1
-    assert torch.backends.mha.get_fastpath_enabled() is fast
 
 
 def test_hamming_of_a_moved_network_and_dead_units():
