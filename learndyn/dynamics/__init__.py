@@ -1,19 +1,8 @@
 """How a state moves: train, fork, perturb, replicas, tangent and adjoint dynamics, stored trajectories."""
 
 from learndyn.dynamics.flow import Flow, descent, flow
-from learndyn.dynamics.grid import (
-    Grid,
-    Nets,
-    advance_grid,
-    diverging,
-    grid,
-    grid_checkpoints,
-    grid_curvature,
-    grid_metrics,
-    grid_outputs,
-    normalised_lr,
-    refuse_divergence,
-)
+from learndyn.dynamics.grid import Grid, Nets, advance_grid, grid, grid_checkpoints, grid_outputs
+from learndyn.dynamics.grid_measures import diverging, grid_curvature, grid_metrics, normalised_lr, refuse_divergence
 from learndyn.dynamics.linearised import Linearised, linearise, train_linearised
 from learndyn.dynamics.perturb import KINDS, Survival, displace, rounding_floor
 from learndyn.dynamics.replicas import train_together

@@ -50,7 +50,7 @@ def two_layer_kernel(
 
 def activation_slopes(before: Float[Tensor, "*any"], gamma: float = 0.0) -> Float[Tensor, "*any"]:
     """σ'(z): 1 above zero and γ elsewhere, also at zero, as torch has it."""
-    return torch.where(before > 0, 1.0, gamma).to(before.dtype)
+    return torch.where(before > 0, before.new_ones(()), before.new_tensor(gamma))
 
 
 def direction_distance(first: Tensor, second: Tensor) -> Float[Tensor, ""]:

@@ -65,7 +65,7 @@ def grokking_transformer(
     alpha: float = 1.0,
     tau: float = 1.0,
 ) -> Decoder:
-    """Logits of the token after a sentence, such as the result after [x, op, y, =] of the task `modular`.
+    """Logits of the token after a sentence, such as the result after "x op y =" of the task `modular`.
 
     Token and position embeddings from N(0, 1/α²), causal attention, ReLU feed-forward four times as wide, layer norms
     with weights and biases after each of the two, linear maps without biases in PyTorch's start.

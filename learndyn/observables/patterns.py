@@ -3,11 +3,10 @@
 Listened to are the calls of ReLU, leaky ReLU and PReLU, by modules or by functions, in the order of the forward pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,7 +17,9 @@ from learndyn.dynamics.state import State
 from learndyn.errors import InputError
 from learndyn.observables.evaluate import CHUNK, looking
 
-RELUS = ("relu", "leaky_relu", "_prelu_kernel", "prelu", "clamp_min", "threshold", "rrelu_with_noise")
+RELUS = ("relu", "leaky_relu", "_prelu_kernel", "prelu", "rrelu_with_noise")
+#: Arguments of what is a ReLU where the lower bound is 0 and there is no upper one.
+BOUNDED = {"clamp": ("min", "max"), "clamp_min": ("min",), "threshold": ("threshold", "value")}
 CHANNELS_SECOND = ("convolution", "mkldnn_convolution", "cudnn_convolution", "native_batch_norm", "cudnn_batch_norm")
 FEATURES_LAST = ("addmm", "mm", "bmm", "baddbmm", "native_layer_norm", "linear")
 
@@ -66,8 +67,7 @@ class _Listen(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = func._overloadpacket.__name__.removesuffix("_")
-        bounds = args[1:] if name in ("clamp_min", "threshold") else ()
-        if name in RELUS and not any(isinstance(b, Tensor) or b != 0 for b in bounds):
+        if name in RELUS or (name in BOUNDED and _is_relu(name, args, kwargs)):
             self._hear(args[0])
         elif name in CHANNELS_SECOND:
             self.channels_second = True
@@ -85,9 +85,14 @@ class _Listen(TorchDispatchMode):
         self.heard.append((self.inside[-1] if self.inside else "", active.flatten(0, -2)))
 
 
+def _is_relu(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    given = dict(zip(BOUNDED[name], args[1:])) | kwargs
+    return given.pop("max", None) is None and all(not isinstance(b, Tensor) and b == 0 for b in given.values())
+
+
 @contextmanager
 def _naming(model: nn.Module, listen: _Listen) -> Iterator[None]:
-    """Tell which module is at work; the hooks are gone afterwards."""
+    """Tell which module is at work; the hooks, for which torch leaves fused layers aside, are gone afterwards."""
     handles = []
     for name, module in model.named_modules():
 
@@ -98,12 +103,9 @@ def _naming(model: nn.Module, listen: _Listen) -> Iterator[None]:
             listen.inside.pop()
 
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # PyTorch's fused transformer layer hides its ReLU
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:
             handle.remove()
 

@@ -33,4 +33,4 @@ def smoothness(filters: Float[Tensor, "out in height width"], centre: float = 3.
     laplacian = torch.tensor([[-0.25, -0.5, -0.25], [-0.5, centre, -0.5], [-0.25, -0.5, -0.25]]).to(w)
     channels = (w / norms[:, None, None, None]).flatten(0, 1)[:, None]
     bent = F.conv2d(channels, laplacian[None, None], padding=1)
-    return bent.unflatten(0, w.shape[:2]).square().sum((1, 2, 3)).cpu()
+    return bent.square().reshape(len(w), -1).sum(1).cpu()

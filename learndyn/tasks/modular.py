@@ -47,7 +47,7 @@ def modular(
     seed: int = 0,
     data_seed: int = 0,
 ) -> Supervised:
-    """All pairs x, y of numbers modulo p as sentences of four tokens [x, op, y, =]; the target is the result.
+    """All pairs of numbers modulo p as sentences of four tokens, "x op y ="; the target is the result.
 
     Tokens are 0 to p − 1 for the numbers, p for the operation and p + 1 for the equals sign. `classes` is p + 2, the
     whole vocabulary, which a transformer's head covers; the last two are never right. Division leaves out y = 0 and

@@ -11,12 +11,20 @@ from learndyn import models
 from learndyn.errors import InputError
 
 SMALL = tuple(name for name in models.BUILT_IN if name != "vgg16")  # 34 million weights take seconds each time
-SHAPES = {"vgg16": (3, 32, 32)}
+SHAPES = {"vgg16": (3, 32, 32), "grokking_transformer": (4,)}
+TOKENS = ("grokking_transformer",)  # read sentences of tokens
+FLAT = ("mlp", "two_layer", *TOKENS)  # need no images
 
 
 def build(name, seed=0, shape=None, **options):
     torch.manual_seed(seed)
     return getattr(models, name)(input_shape=shape or SHAPES.get(name, (1, 8, 8)), classes=10, **options)
+
+
+def sample(name, count, shape=None, dtype=torch.float32):
+    """Inputs of a model, for 10 classes."""
+    shape = shape or SHAPES.get(name, (1, 8, 8))
+    return torch.randint(0, 10, (count, *shape)) if name in TOKENS else torch.randn(count, *shape, dtype=dtype)
 
 
 @pytest.fixture(params=SMALL)
@@ -41,7 +49,7 @@ def test_the_seed_decides_the_weights(name):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_outputs_and_gradients_in_both_precisions(name, dtype):
     model = build(name).to(dtype)
-    inputs = torch.randn(5, 1, 8, 8, dtype=dtype)
+    inputs = sample(name, 5, dtype=dtype)
     outputs = model(inputs)
     assert outputs.shape == (5, 10) and outputs.dtype == dtype
     F.cross_entropy(outputs, torch.arange(5)).backward()
@@ -50,13 +58,14 @@ def test_outputs_and_gradients_in_both_precisions(name, dtype):
 
 @pytest.mark.parametrize("shape", [(1, 7, 9), (3, 8, 8), (2, 13, 11)])
 def test_odd_sizes_and_other_channels(name, shape):
-    assert build(name, shape=shape)(torch.randn(2, *shape)).shape == (2, 10)
+    shape = shape[1:2] if name in TOKENS else shape
+    assert build(name, shape=shape)(sample(name, 2, shape)).shape == (2, 10)
 
 
 def test_twins_in_one_pass_equal_twins_one_by_one(name):
     """Training mode, one shared batch: gradients and running statistics of stacked replicas."""
     twins = [build(name, seed).double() for seed in (0, 1)]
-    inputs, targets = torch.randn(6, 1, 8, 8, dtype=torch.float64), torch.arange(6)
+    inputs, targets = sample(name, 6, dtype=torch.float64), torch.arange(6)
     params, buffers = stack_module_state(twins)
 
     def loss(p, b):
@@ -75,7 +84,7 @@ def test_twins_in_one_pass_equal_twins_one_by_one(name):
 def test_gradients_of_single_examples_in_evaluation_mode(name):
     model = build(name).double().eval()
     params, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    inputs, targets = torch.randn(3, 1, 8, 8, dtype=torch.float64), torch.arange(3)
+    inputs, targets = sample(name, 3, dtype=torch.float64), torch.arange(3)
 
     def loss(p, x, y):
         return F.cross_entropy(functional_call(model, (p, buffers), (x[None],)), y[None])
@@ -90,7 +99,7 @@ def test_forward_and_double_backward_derivatives_agree(name):
     """Hessian times a vector, once by jvp of grad and once by grad of grad."""
     model = build(name).double().eval()
     params, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-    inputs, targets = torch.randn(4, 1, 8, 8, dtype=torch.float64), torch.arange(4)
+    inputs, targets = sample(name, 4, dtype=torch.float64), torch.arange(4)
     direction = {key: torch.randn_like(p) for key, p in params.items()}
 
     def loss(p):
@@ -113,7 +122,7 @@ def test_no_classes_and_no_images_are_refused(name):
         getattr(models, name)(input_shape=(0,), classes=10)
 
 
-@pytest.mark.parametrize("name", [name for name in models.BUILT_IN if name != "mlp"])
+@pytest.mark.parametrize("name", [name for name in models.BUILT_IN if name not in FLAT])
 def test_flat_inputs_are_no_images(name):
     with pytest.raises(InputError, match=r"not input_shape=\(64,\); many tasks give them with image=True"):
         getattr(models, name)(input_shape=(64,), classes=10)

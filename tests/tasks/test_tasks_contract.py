@@ -44,12 +44,18 @@ def test_every_factory_is_exported_with_documented_options(name):
 def test_inputs_and_targets_have_the_promised_types(name, required):
     task = build(name, required, **RICH)
     assert isinstance(task, tasks.Task)
-    assert task.classes >= 2
     for batch in (task.batch(0), task.evaluation("train"), task.evaluation("test")):
-        assert batch.inputs.dtype == torch.float32 and batch.targets.dtype == torch.int64
         assert batch.inputs.shape[1:] == task.input_shape
-        assert torch.isfinite(batch.inputs).all()
-        assert batch.targets.min() >= 0 and batch.targets.max() < task.classes
+        if batch.inputs.dtype == torch.int64:  # tokens, of the same vocabulary as the classes
+            assert batch.inputs.min() >= 0 and batch.inputs.max() < task.classes
+        else:
+            assert batch.inputs.dtype == torch.float32 and torch.isfinite(batch.inputs).all()
+        if batch.targets.is_floating_point():  # a regression, of as many numbers as there are "classes"
+            assert batch.targets.dtype == torch.float32 and batch.targets.shape[1:] == (task.classes,)
+            assert torch.isfinite(batch.targets).all() and task.criterion is not tasks.cross_entropy
+        else:
+            assert batch.targets.dtype == torch.int64 and task.classes >= 2
+            assert batch.targets.min() >= 0 and batch.targets.max() < task.classes
 
 
 def test_a_batch_depends_on_the_step_alone(name, required):
