@@ -6,11 +6,12 @@ function `NAME(input_shape, classes, ...)`, import it here and put its name into
 see that it works in float64, under `torch.func.functional_call` and `vmap`, and repeats itself after the same seed.
 """
 
+from learndyn.models.deep_linear import deep_linear
 from learndyn.models.mlp import mlp
 from learndyn.models.resnet import resnet, resnet8, resnet20
 from learndyn.models.small_cnn import small_cnn
 from learndyn.models.vgg import tiny_vgg, vgg16
 
-BUILT_IN = ("mlp", "resnet", "resnet8", "resnet20", "small_cnn", "tiny_vgg", "vgg16")
+BUILT_IN = ("deep_linear", "mlp", "resnet", "resnet8", "resnet20", "small_cnn", "tiny_vgg", "vgg16")
 
-__all__ = ["BUILT_IN", "mlp", "resnet", "resnet20", "resnet8", "small_cnn", "tiny_vgg", "vgg16"]
+__all__ = ["BUILT_IN", "deep_linear", "mlp", "resnet", "resnet20", "resnet8", "small_cnn", "tiny_vgg", "vgg16"]

@@ -8,13 +8,25 @@ else. A task of your own need not live here: any object with the three methods o
 from learndyn.tasks.arrays import npz
 from learndyn.tasks.cifar10 import cifar10
 from learndyn.tasks.digits import digits
+from learndyn.tasks.linear_teacher import linear_teacher
 from learndyn.tasks.mnist import mnist
 from learndyn.tasks.mnist5000 import mnist5000
-from learndyn.tasks.supervised import Batch, Supervised, Task, cross_entropy, place
+from learndyn.tasks.semantic import semantic
+from learndyn.tasks.supervised import Batch, Supervised, Task, cross_entropy, half_squared_error, place
 from learndyn.tasks.teacher import teacher
 from learndyn.tasks.tiny_imagenet import tiny_imagenet
 
-BUILT_IN = ("cifar10", "digits", "mnist", "mnist5000", "npz", "teacher", "tiny_imagenet")
+BUILT_IN = (
+    "cifar10",
+    "digits",
+    "linear_teacher",
+    "mnist",
+    "mnist5000",
+    "npz",
+    "semantic",
+    "teacher",
+    "tiny_imagenet",
+)
 
 __all__ = [
     "BUILT_IN",
@@ -24,10 +36,13 @@ __all__ = [
     "cifar10",
     "cross_entropy",
     "digits",
+    "half_squared_error",
+    "linear_teacher",
     "mnist",
     "mnist5000",
     "npz",
     "place",
+    "semantic",
     "teacher",
     "tiny_imagenet",
 ]

@@ -47,6 +47,11 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs.flatten(0, -2), targets.flatten(), ignore_index=-100)
 
 
+def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean over examples of ½|y − f|²: summed over outputs, and with the ½ that the laws of gradient flow have."""
+    return (outputs - targets).square().sum(-1).mean() / 2
+
+
 @lru_cache(maxsize=4)
 def _order(seed: int, examples: int, epoch: int) -> np.ndarray:
     return generator(seed, "order", epoch).permutation(examples)
@@ -65,7 +70,7 @@ class Supervised:
         criterion: (outputs, targets) -> scalar mean loss.
         augment: (inputs, NumPy generator) -> inputs, applied to training batches only.
         keep_last: Train on the partial batch at the end of an epoch, too.
-        classes: Number of classes, for models that are built to fit; 0 where that has no meaning.
+        classes: Number of classes, or of real outputs, for models that are built to fit; 0 where that has no meaning.
 
     Raises:
         InputError: If inputs and targets differ in length, a split is empty, or a batch is larger than the training

@@ -11,6 +11,7 @@ from learndyn import models
 from learndyn.errors import InputError
 
 SMALL = tuple(name for name in models.BUILT_IN if name != "vgg16")  # 34 million weights take seconds each time
+FLAT = ("deep_linear", "mlp")  # take inputs of any shape
 SHAPES = {"vgg16": (3, 32, 32)}
 
 
@@ -113,7 +114,7 @@ def test_no_classes_and_no_images_are_refused(name):
         getattr(models, name)(input_shape=(0,), classes=10)
 
 
-@pytest.mark.parametrize("name", [name for name in models.BUILT_IN if name != "mlp"])
+@pytest.mark.parametrize("name", [name for name in models.BUILT_IN if name not in FLAT])
 def test_flat_inputs_are_no_images(name):
     with pytest.raises(InputError, match=r"not input_shape=\(64,\); many tasks give them with image=True"):
         getattr(models, name)(input_shape=(64,), classes=10)

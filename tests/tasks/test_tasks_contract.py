@@ -20,6 +20,8 @@ def build(name, required, **options):
     options = {p: value for p, value in options.items() if p in parameters}
     if options.get("augment") and options.get("shift"):
         del options["shift"]
+    if name == "semantic" and options.get("batch_size", 0) > 8:
+        options["depth"] = 5  # the eight items of the default are fewer
     return factory(**needed, **options)
 
 
@@ -46,9 +48,13 @@ def test_inputs_and_targets_have_the_promised_types(name, required):
     assert isinstance(task, tasks.Task)
     assert task.classes >= 2
     for batch in (task.batch(0), task.evaluation("train"), task.evaluation("test")):
-        assert batch.inputs.dtype == torch.float32 and batch.targets.dtype == torch.int64
         assert batch.inputs.shape[1:] == task.input_shape
         assert torch.isfinite(batch.inputs).all()
+        if batch.targets.is_floating_point():  # a regression, in the precision that its exact laws need
+            assert batch.inputs.dtype == batch.targets.dtype and torch.isfinite(batch.targets).all()
+            assert batch.targets.shape == (len(batch.inputs), task.classes)
+            continue
+        assert batch.inputs.dtype == torch.float32 and batch.targets.dtype == torch.int64
         assert batch.targets.min() >= 0 and batch.targets.max() < task.classes
 
 
@@ -102,6 +108,8 @@ def test_the_tape_seed_leaves_the_data_alone_and_the_data_seed_the_tape(name, re
     other_tape = build(name, required, **RICH, seed=7)
     assert same(task.evaluation("train"), other_tape.evaluation("train"))
     assert same(task.evaluation("test"), other_tape.evaluation("test"))
+    if "data_seed" not in inspect.signature(getattr(tasks, name)).parameters:
+        return  # nothing about the data is drawn
     other_data = build(name, required, **RICH, data_seed=7)
     assert not same(task.evaluation("train"), other_data.evaluation("train"))
 
