@@ -82,9 +82,7 @@ def linear_teacher(
         teacher = (u * np.asarray(singular_values, dtype=float)) @ vt
     teacher = scale * teacher
     draws = [generator(data_seed, f"linear teacher, {split}") for split in ("train", "test")]
-    x, test = (
-        draw.standard_normal((n, inputs)) for draw, n in zip(draws, (examples, test_examples), strict=True)
-    )
+    x, test = (draw.standard_normal((n, inputs)) for draw, n in zip(draws, (examples, test_examples), strict=True))
     if white:
         for _ in range(2):  # once leaves 1e-15 times the condition number
             u, _, vt = np.linalg.svd(x, full_matrices=False)
