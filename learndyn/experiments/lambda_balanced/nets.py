@@ -23,9 +23,7 @@ def field(sigma: Tensor, second: Tensor | None = None) -> Slope:
     return slope
 
 
-def descend(
-    w1: Tensor, w2: Tensor, slope: Slope, rates: Tensor, steps: int, looks: list[int]
-) -> tuple[Tensor, Tensor]:
+def descend(w1: Tensor, w2: Tensor, slope: Slope, rates: Tensor, steps: int, looks: list[int]) -> tuple[Tensor, Tensor]:
     """Gradient descent with a learning rate of each network's own.
 
     Args:
@@ -48,9 +46,7 @@ def descend(
     return _go(w1, w2, step, steps, looks)
 
 
-def follow(
-    w1: Tensor, w2: Tensor, slope: Slope, width: Tensor, steps: int, looks: list[int]
-) -> tuple[Tensor, Tensor]:
+def follow(w1: Tensor, w2: Tensor, slope: Slope, width: Tensor, steps: int, looks: list[int]) -> tuple[Tensor, Tensor]:
     """The flow by the classical Runge-Kutta method, in steps of time `width` `(B,)`; otherwise as `descend`."""
     h = width[:, None, None]
 

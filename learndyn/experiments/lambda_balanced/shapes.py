@@ -8,9 +8,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from learndyn.experiments.lambda_balanced.nets import descend, field
+from learndyn.experiments.lambda_balanced.nets import descend, field, follow
 from learndyn.experiments.lambda_balanced.settings import Settings, fits, shape
 from learndyn.laws import balanced as law
+from learndyn.laws.balanced.limits import spans
 from learndyn.models.balanced import sample_balanced
 from learndyn.noise import generator
 from learndyn.record import Progress
@@ -18,6 +19,7 @@ from learndyn.record import Progress
 PRODUCT = 0.3  # scale of W₂W₁ at the start, relative to the task
 FOLLOWED = 10.0  # largest |λ| that gradient descent follows; beyond it takes too many steps
 STEPS = 1000
+LATE_STEPS = 1500  # of the flow that delayed rich networks are followed along, 1/(2 + |λ|) each
 TIMES = torch.logspace(-3, 5, 65, dtype=torch.float64)
 EXAMPLES_PER_INPUT = 2  # of the map on inputs that are not white: fewer examples than inputs by this factor
 
@@ -42,12 +44,13 @@ def measure_shapes(settings: Settings, progress: Progress) -> xr.Dataset:
     """All cells of the table: shapes, λ and random tasks.
 
     Returns:
-        Over (shape, shape_lam, task): `moved_at_end` by gradient descent up to `end_time`, with its `predicted_`;
+        Over (shape, shape_lam, task): `moved_at_end` by gradient descent, and `moved_late` along the integrated flow
+        where the large layer has to turn, both with `predicted_`;
         `predicted_moved` from t = 0 to ∞; `predicted_half_time` at which half of that has happened; over (shape,
         shape_lam, kernel_time): `predicted_moving`, means over tasks.
     """
     sizes = len(settings.shapes), len(settings.shape_lams), settings.tasks
-    seen, at_end, whole, half = (np.full(sizes, np.nan) for _ in range(4))
+    seen, at_end, late, said_late, whole, half = (np.full(sizes, np.nan) for _ in range(6))
     moving = np.full((*sizes[:2], len(TIMES)), np.nan)
     for i, text in enumerate(settings.shapes):
         widths = shape(text)
@@ -57,27 +60,34 @@ def measure_shapes(settings: Settings, progress: Progress) -> xr.Dataset:
             curves = []
             for task in range(settings.tasks):
                 w1, w2, sigma = draws[j, task] = start(widths, lam, generator(task, "shapes"), PRODUCT)
-                end = STEPS * settings.rate / (1 + abs(lam))
-                times = torch.cat([torch.tensor([0.0, end, math.inf], dtype=torch.float64), TIMES])
+                ends = STEPS * settings.rate / (1 + abs(lam)), LATE_STEPS / (2 + abs(lam))
+                times = torch.cat([torch.tensor([0.0, *ends, math.inf], dtype=torch.float64), TIMES])
                 said = law.exact(w1, w2, sigma, times, lam)
                 distance = moved((said.w1[0], said.w2[0]), (said.w1, said.w2))
-                at_end[i, j, task], whole[i, j, task] = distance[1:3].tolist()
-                curves.append(distance[3:])
+                at_end[i, j, task], said_late[i, j, task], whole[i, j, task] = distance[1:4].tolist()
+                curves.append(distance[4:])
                 half[i, j, task] = _half(curves[-1], whole[i, j, task])
             moving[i, j] = torch.stack(curves).mean(0).numpy()
         chosen = [(j, task) for j, lam in cells if abs(lam) <= FOLLOWED for task in range(settings.tasks)]
-        if chosen:
-            w1, w2, sigma = (torch.stack([draws[key][n] for key in chosen]) for n in range(3))
-            rates = torch.tensor([settings.rate / (1 + abs(settings.shape_lams[j])) for j, _ in chosen]).double()
-            path = descend(w1, w2, field(sigma), rates, STEPS, [0, STEPS])
-            found = moved((path[0][0], path[1][0]), (path[0][1], path[1][1]))
-            for (j, task), value in zip(chosen, found.tolist()):
-                seen[i, j, task] = value
-        progress("shapes", STEPS)
+        turning = [(j, task) for j, task in chosen if (lam := settings.shape_lams[j]) and not spans(*widths, lam)]
+        for cells_, made, go, width, steps in (
+            (chosen, seen, descend, lambda lam: settings.rate / (1 + abs(lam)), STEPS),
+            (turning, late, follow, lambda lam: 1 / (2 + abs(lam)), LATE_STEPS),
+        ):
+            if cells_:
+                w1, w2, sigma = (torch.stack([draws[key][n] for key in cells_]) for n in range(3))
+                each = torch.tensor([width(settings.shape_lams[j]) for j, _ in cells_], dtype=torch.float64)
+                path = go(w1, w2, field(sigma), each, steps, [0, steps])
+                found = moved((path[0][0], path[1][0]), (path[0][1], path[1][1]))
+                for place, value in zip(cells_, found.tolist()):
+                    made[(i, *place)] = value
+            progress("shapes", STEPS)
     dims = ("shape", "shape_lam", "task")
     data: dict[str, Any] = {
         "moved_at_end": (dims, seen),
         "predicted_moved_at_end": (dims, at_end),
+        "moved_late": (dims, late),
+        "predicted_moved_late": (dims, said_late),
         "predicted_moved": (dims, whole),
         "predicted_half_time": (dims, half),
         "predicted_moving": ((*dims[:2], "kernel_time"), moving),
@@ -98,14 +108,14 @@ def _half(distances: Tensor, whole: float) -> float:
 
 
 def measure_map(settings: Settings, progress: Progress) -> xr.Dataset:
-    """S(0, ∞) over λ and the scale of the first product, of the exact solution; by gradient descent where there is none.
+    """S(0, ∞) over λ and the scale of the first product in closed form, and by gradient descent where there is none.
 
     Where a shape has no network of this λ, it is given as many hidden units as have one: of the others, both layers
     would be zero for ever.
 
     Returns:
-        Over (map_shape, map_scale, map_lam): `predicted_map`; with `map_steps`, over (data_scale, data_lam): `map_data`
-        of the first shape on fewer examples than inputs.
+        Over (map_shape, map_scale, map_lam): `predicted_map_moved`; with `map_steps`, over (data_scale, data_lam):
+        `map_data` of the first shape on fewer examples than inputs.
     """
     side = settings.map_points // 2
     sizes = np.geomspace(1e-2, 1e2, side)
@@ -120,7 +130,7 @@ def measure_map(settings: Settings, progress: Progress) -> xr.Dataset:
                 found[i, j, n] = float(moved((said.w1[0], said.w2[0]), (said.w1[1], said.w2[1])))
             progress("map", 20)
     coords = {"map_shape": list(settings.map_shapes), "map_scale": scales, "map_lam": lams}
-    made = xr.Dataset({"predicted_map": (("map_shape", "map_scale", "map_lam"), found)}, coords)
+    made = xr.Dataset({"predicted_map_moved": (("map_shape", "map_scale", "map_lam"), found)}, coords)
     return made.merge(_data_map(settings, progress)) if settings.map_steps else made
 
 

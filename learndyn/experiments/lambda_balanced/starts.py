@@ -110,8 +110,8 @@ def measure_conserved(settings: Settings, progress: Progress) -> xr.Dataset:
     """Balanced networks with three activations through two tasks, by torch's SGD, all of a kind in one batch.
 
     Returns:
-        Over (activation, balance, trial, piece), relative to |Q|² at the start: `trace_change` of tr B, `diagonal_change`
-        and `off_diagonal_change` of the rest of B.
+        Over (activation, balance, trial, piece), relative to |Q|² at the start: `trace_change` of tr B,
+        `diagonal_change` and `off_diagonal_change` of the rest of B.
     """
     size = len(ACTIVATIONS), len(BALANCES), settings.trials, STAGES + 1
     trace, diagonal, rest = (np.zeros(size) for _ in range(3))
