@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from learndyn.experiments.lambda_balanced.settings import shape
 from learndyn.experiments.lambda_balanced.starts import WEAKEST
@@ -38,13 +40,20 @@ def _shades(count: int) -> list:
     return [plt.get_cmap(SEQUENTIAL)(0.9 * i / max(1, count - 1)) for i in range(count)]
 
 
+def _few_decades(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 of a logarithmic axis that spans a decade or two."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def _overlay(found: xr.Dataset, law: xr.Dataset) -> Figure:
     lams = _shown(found)
     names = {"loss": "loss", "function": "$W_2W_1$", "rep_in": "$W_1^TW_1$", "rep_out": "$W_2W_2^T$",
              "kernel_distance": "kernel, S(0, t)"}  # fmt: skip
     size = (13, 2.4 * len(lams) + 0.5)
     drawing, axes = plt.subplots(len(lams), len(names), figsize=size, squeeze=False)
-    for row, lam in zip(axes, lams):
+    for n, (row, lam) in enumerate(zip(axes, lams)):
         seen, said = (x.sel(lam=lam).isel(seed=0) for x in (found, law))
         t = seen.time.values
         for ax, (name, title) in zip(row, names.items()):
@@ -57,9 +66,9 @@ def _overlay(found: xr.Dataset, law: xr.Dataset) -> Figure:
             ax.set(xscale="log")
             if name == "loss":
                 ax.set(yscale="log", ylabel=f"λ = {lam:g}")
-            if row is axes[0]:
+            if n == 0:
                 ax.set_title(title)
-            if row is axes[-1]:
+            if n == len(lams) - 1:
                 ax.set_xlabel("flow time (η × steps)")
     axes[0, 0].plot([], [], color=COLOURS[0], label="SGD on a module")
     axes[0, 0].plot([], [], **BLACK, label="theory")
@@ -82,17 +91,18 @@ def _errors(found: xr.Dataset, law: xr.Dataset, rate: float) -> Figure:
         at = off.sel(lam=lam)
         t = found.time.sel(lam=lam).isel(seed=0).values
         for row in at.values:
-            left.plot(t[1:], row[1:], color=COLOURS[k % 6], linewidth=0.8)
+            left.plot(t[1:], row[1:], color=COLOURS[k % 6], linewidth=max(0.8, 2.4 - 0.8 * k))
         left.plot([], [], color=COLOURS[k % 6], label=f"λ = {lam:g}")
         errors = found.gd_error.sel(lam=lam)
         etas = rate / (1 + abs(lam)) * found.halving.values
         for row in errors.values:
-            right.plot(etas, row, "o-", color=COLOURS[k % 6], linewidth=0.8)
-    span = np.array(right.get_xlim())
-    low = float(found.gd_error.min()) / 2
-    right.plot(span, low * span / span[0], **BLACK, label="∝ η")
+            right.plot(etas, row, "o-", color=COLOURS[k % 6], linewidth=max(0.8, 2.4 - 0.8 * k), markersize=6 - k % 4)
+    span = rate * np.array([found.halving.values[-1] / (1 + np.abs(found.lam.values).max()), 1.0])
+    right.plot(span, 0.1 * span, **BLACK, label="0.1 η")
     left.set(xscale="log", yscale="log", xlabel="flow time (η × steps)", ylabel="|measured − theory| / largest")
     left.set_title("residual of $W_2W_1$ along the run")
+    _few_decades(right.xaxis)
+    _few_decades(right.yaxis)
     right.set(xscale="log", yscale="log", xlabel="learning rate η", ylabel="largest error of $W_2W_1$")
     right.set_title("half the step, half the error")
     legend(left)
@@ -161,10 +171,13 @@ def _scores(found: xr.Dataset, law: xr.Dataset) -> Figure:
     right, sizes = axes[2], np.abs(lams)
     for k, (chosen, label) in enumerate(((lams > 0, "λ > 0"), (lams < 0, "λ < 0"))):
         if chosen.any():
-            right.plot(sizes[chosen], found.learned_time.mean("seed")[chosen], "os"[k], color=COLOURS[k], label=label)
+            look = {"color": COLOURS[k], "markersize": 8 - 4 * k, "label": label}
+            right.plot(sizes[chosen], found.learned_time.mean("seed")[chosen], "os"[k], **look)
             order = np.argsort(sizes[chosen])
             right.plot(sizes[chosen][order], law.learned_time.mean("seed").values[chosen][order], **BLACK)
     right.set(xscale="log", yscale="log", xlabel="|λ|", ylabel="flow time to a loss of 1e-3", title="speed")
+    _few_decades(right.yaxis)
+    _few_decades(right.xaxis)
     legend(right)
     caption = (
         "The tree learned from the same first function at every λ, mean over seeds. Left, middle: cosines of the "
@@ -225,9 +238,10 @@ def _maps(law: xr.Dataset) -> Figure:
     caption = (
         "Closed form of the kernel distance from start to end over λ and the scale of the first product, one random "
         "task "
-        "of scale 1 a shape. Where the shape has no network of this λ it has as many hidden units as there can be. The "
-        "scale makes networks lazy on neither side of a funnel alone; λ on one side only. Answers to the paper's heat "
-        "map."
+        "of scale 1 a shape. Lazy are large |λ|, above the scales of product and task, where the large layer spans its "
+        "side: on both sides for a square network, on one for the others. Where a shape has no network of this λ it "
+        "has "
+        "as many hidden units as there can be. Answers to the paper's heat map."
     )
     return Figure("map", drawing, caption)
 
@@ -256,7 +270,7 @@ def _sequence(found: xr.Dataset, law: xr.Dataset) -> Figure:
         ax.set_xticks([0, 0.1, 1, 10], ["0", "0.1", "1", "10"])
     axes[0, 0].set_ylabel("loss")
     axes[0, -1].plot([], [], **BLACK, label="theory")
-    axes[0, -1].legend()
+    drawing.legend(*axes[0, -1].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     caption = (
         "Random tasks one after the other at λ = 1, first seed: loss on every task, SGD on a module (solid) and "
         "theory from "
@@ -295,13 +309,11 @@ def _reversal(found: xr.Dataset, law: xr.Dataset) -> Figure:
         yscale="log", xlabel="λ after the rebalance", ylabel="kernel distance", title="fine-tuning on another task"
     )
     caption = (
-        "Left: a learned task turned round; gradient descent (solid) and theory (dashed, until rounding decides). "
-        "From λ = 0 "
-        "the network never relearns; the solid line leaves its plateau by rounding alone. Middle: when modes pass "
-        "zero. "
-        "Right: a pair trained at λ = 0 is given another λ at the same function and fine-tuned on another task, a "
-        "line a "
-        "pair of tasks: how far its kernel moves."
+        "Left: a learned task turned round; gradient descent (solid) and theory (dashed, until rounding decides). From "
+        "λ = 0 the network forgets and never relearns; any other λ, however small, is enough. Middle: when modes pass "
+        "zero. Right: a pair trained at λ = 0 is given another λ at the same function and fine-tuned on another task, "
+        "a "
+        "line a pair of tasks: how far its kernel moves."
     )
     return Figure("reversal", drawing, caption)
 
@@ -358,7 +370,7 @@ def _conserved(ax: Axes, found: xr.Dataset) -> None:
         ylabel="change / $|Q|^2$",
         title="what training conserves",
     )
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc="center right", bbox_to_anchor=(1, 0.54), ncols=2)
 
 
 def _saddles(found: xr.Dataset, law: xr.Dataset) -> Figure:
@@ -385,6 +397,7 @@ def _saddles(found: xr.Dataset, law: xr.Dataset) -> Figure:
         ylabel="flow time at half the plateau",
         title="gradient descent gets away",
     )
+    _few_decades(right.xaxis)
     legend(right)
     caption = (
         "Left: the flow of square 0-balanced starts on tasks with s_min = 0.5. Where det(W₂W₁) and det(Σ) differ in "

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 
 from learndyn.dynamics.determinism import deterministic
@@ -69,10 +68,9 @@ def gather(settings: Settings, folder: Path) -> xr.DataTree:
     """All parts as labelled arrays; what has seeds has them in front."""
     seeds = range(settings.seeds)
     found = [
-        xr.concat([read_part(folder, f"{kind}-{seed}") for seed in seeds], "seed").assign_coords(seed=list(seeds))
-        for kind in SEEDED
+        xr.concat([read_part(folder, f"{kind}-{seed}") for seed in seeds], "seed", join="exact") for kind in SEEDED
     ]
-    found += [read_part(folder, kind) for kind in ONCE]
+    found = [each.assign_coords(seed=list(seeds)) for each in found] + [read_part(folder, kind) for kind in ONCE]
     whole = xr.merge(found, combine_attrs="drop", compat="no_conflicts", join="outer")
     whole = whole.assign({n: whole[n].astype(str) for n in whole.data_vars if whole[n].dtype == object})
     names = {n: n.removeprefix("predicted_") for n in map(str, whole.data_vars) if n.startswith("predicted_")}
@@ -94,9 +92,3 @@ def read_part(folder: Path, part: str) -> xr.Dataset:
             return found.load()
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is missing or damaged ({error}); delete it and run again.") from error
-
-
-def finite(values: xr.DataArray) -> np.ndarray:
-    """All finite values, flat."""
-    flat = values.values.ravel()
-    return flat[np.isfinite(flat)]

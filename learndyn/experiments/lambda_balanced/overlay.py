@@ -4,7 +4,6 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor, nn
@@ -155,8 +154,3 @@ def _halved(
 def _direction(kernel: Tensor) -> Tensor:
     matrix = kernel.detach().double()
     return matrix / matrix.norm()
-
-
-def looked(values: Tensor) -> np.ndarray:
-    """To NumPy."""
-    return values.detach().numpy()

@@ -23,7 +23,7 @@ from learndyn.tasks import linear_teacher
 
 SIZE, EXAMPLES, LAM = 5, 25, 1.0
 RATE = 0.02
-SEEN = 25  # looks a task
+SEEN = 60  # looks a task
 LAMS = (-5.0, -1.0, 1.0, 5.0)  # forgetting is the same at all of them
 STRENGTHS = (1.5, 1.0, 0.5)  # modes that are turned round
 UNTIL = 40.0  # time of a reversal at λ = 0
@@ -161,8 +161,8 @@ def _tuned(settings: Settings) -> xr.Dataset:
     for pair in range(settings.tasks):
         rng = generator(pair, "fine-tuning")
         first, second = (torch.from_numpy(rng.standard_normal((SIZE, SIZE)) / SIZE**0.5) for _ in range(2))
-        trained = sample_balanced((SIZE, SIZE, SIZE), (0.0,), rng, first)
-        pairs = [rebalance(*trained, lam) for lam in lams]
+        one, two = sample_balanced((SIZE, SIZE, SIZE), (0.0,), rng, first)
+        pairs = [rebalance(one, two, lam) for lam in lams]
         w1, w2 = (torch.stack([p[i] for p in pairs]) for i in (0, 1))
         kept[:, pair] = (w2 @ w1 - first).abs().amax((-2, -1)).numpy()
         rates = torch.tensor([settings.rate / (1 + abs(lam)) for lam in lams], dtype=torch.float64)

@@ -36,8 +36,8 @@ def start(widths: tuple[int, int, int], lam: float, rng: np.random.Generator, sc
 
 def moved(first: tuple[Tensor, Tensor], last: tuple[Tensor, Tensor], inputs: Tensor | None = None) -> Tensor:
     """Kernel distance between two pairs of layers, leading dimensions together."""
-    reps = [m for w1, w2 in (first, last) for m in (w1.mT @ w1, w2 @ w2.mT)]
-    return law.kernel_distance(*reps, inputs=inputs)
+    (a1, c1), (a2, c2) = ((w1.mT @ w1, w2 @ w2.mT) for w1, w2 in (first, last))
+    return law.kernel_distance(a1, c1, a2, c2, inputs)
 
 
 def measure_shapes(settings: Settings, progress: Progress) -> xr.Dataset:

@@ -65,8 +65,7 @@ def notes(results: xr.DataTree) -> list[str]:
     if 0.0 in s["reversal_lams"]:
         trust = float(found.trust.sel(turned_lam=0.0))
         said.append(
-            f"Reversal at λ = 0: the exact answer is never; rounding ends the plateau of any real run, here from t = "
-            f"{trust:.0f} on."
+            f"Reversal at λ = 0: the exact answer is never. From t = {trust:.0f} on the rounding of a run may end it."
         )
     return said
 

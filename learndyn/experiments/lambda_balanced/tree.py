@@ -14,6 +14,7 @@ from learndyn.experiments.lambda_balanced.nets import descend, field, looks
 from learndyn.experiments.lambda_balanced.overlay import OBSERVED, network, weights
 from learndyn.experiments.lambda_balanced.settings import Settings
 from learndyn.laws import balanced as law
+from learndyn.laws.balanced.scores import Side
 from learndyn.models.balanced import sample_balanced
 from learndyn.noise import generator
 from learndyn.record import Progress
@@ -80,10 +81,8 @@ def _begin(settings: Settings, name: str, seed: int, progress: Progress) -> xr.D
         "modes_error": float((modes - predicted).abs().max() / predicted.max()),
         "tree_engine": said.engine,
     }
-    for side, rep in (("in", w1.T @ w1), ("out", w2 @ w2.T)):
-        data[f"score_{side}_begin"] = law.representation_scores(rep, y.T @ x, side).specific
-    for side, rep in (("in", grams[0][:size, :size]), ("out", grams[0][size:, size:])):
-        data[f"score_{side}_end"] = law.representation_scores(rep, y.T @ x, side).specific
+    data["score_in_end"] = law.representation_scores(grams[0][:size, :size], y.T @ x, "in").specific
+    data["score_out_end"] = law.representation_scores(grams[0][size:, size:], y.T @ x, "out").specific
     return xr.Dataset(data, {"tree_look": range(len(at))})
 
 
@@ -108,7 +107,8 @@ def _swept(settings: Settings, seed: int, progress: Progress) -> xr.Dataset:
         times = float(rates[i]) * torch.tensor(every, dtype=torch.float64)
         said = law.exact(w1[i], w2[i], sigma, times, lam, k)
         row = {"learned_time": learned(times, loss[:, i]), "predicted_learned_time": learned(times, said.loss)}
-        for side, rep in (("in", path1[-1, i].T @ path1[-1, i]), ("out", path2[-1, i] @ path2[-1, i].T)):
+        reps: dict[Side, Tensor] = {"in": path1[-1, i].T @ path1[-1, i], "out": path2[-1, i] @ path2[-1, i].T}
+        for side, rep in reps.items():
             scores = law.representation_scores(rep, sigma, side), law.steady_scores(sigma / k, lam, size, side)
             for name in ("linear", "quadratic"):
                 row[f"score_{side}_{name}"] = getattr(scores[0], name)
