@@ -159,8 +159,8 @@ def _tree(found: xr.Dataset, law: xr.Dataset, rate: float) -> list[Claim]:
             "tree-learning-time",
             "Time to a loss of 1e-3 over its prediction, mean over λ.",
             over((found.learned_time / law.learned_time).mean("tree_lam"), "seed"),
-            0.95,
-            1.05,
+            1 - 5 * rate,
+            1 + 5 * rate,
             paper="steps fall with |λ|",
         ),
     ]
