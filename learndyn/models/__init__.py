@@ -6,6 +6,7 @@ function `NAME(input_shape, classes, ...)`, import it here and put its name into
 see that it works in float64, under `torch.func.functional_call` and `vmap`, and repeats itself after the same seed.
 """
 
+from learndyn.models.deep_linear import deep_linear
 from learndyn.models.grokking_transformer import grokking_transformer
 from learndyn.models.mlp import mlp
 from learndyn.models.resnet import resnet, resnet8, resnet20
@@ -14,6 +15,7 @@ from learndyn.models.two_layer import alpha_from_delta, delta_from_alpha, two_la
 from learndyn.models.vgg import tiny_vgg, vgg16
 
 BUILT_IN = (
+    "deep_linear",
     "grokking_transformer",
     "mlp",
     "resnet",
@@ -28,6 +30,7 @@ BUILT_IN = (
 __all__ = [
     "BUILT_IN",
     "alpha_from_delta",
+    "deep_linear",
     "delta_from_alpha",
     "grokking_transformer",
     "mlp",

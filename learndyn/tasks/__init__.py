@@ -9,12 +9,22 @@ from learndyn.tasks.arrays import npz
 from learndyn.tasks.cifar10 import cifar10
 from learndyn.tasks.digits import digits
 from learndyn.tasks.gratings import gratings
+from learndyn.tasks.linear_teacher import linear_teacher
 from learndyn.tasks.mnist import mnist
 from learndyn.tasks.mnist5000 import mnist5000
 from learndyn.tasks.modular import modular
 from learndyn.tasks.random_hierarchy import hierarchy_sizes, random_hierarchy
 from learndyn.tasks.relu_teacher import relu_teacher
-from learndyn.tasks.supervised import Batch, Supervised, Task, cross_entropy, mean_squared_error, place
+from learndyn.tasks.semantic import semantic
+from learndyn.tasks.supervised import (
+    Batch,
+    Supervised,
+    Task,
+    cross_entropy,
+    half_squared_error,
+    mean_squared_error,
+    place,
+)
 from learndyn.tasks.teacher import teacher
 from learndyn.tasks.tiny_imagenet import tiny_imagenet
 from learndyn.tasks.xor import xor
@@ -23,12 +33,14 @@ BUILT_IN = (
     "cifar10",
     "digits",
     "gratings",
+    "linear_teacher",
     "mnist",
     "mnist5000",
     "modular",
     "npz",
     "random_hierarchy",
     "relu_teacher",
+    "semantic",
     "teacher",
     "tiny_imagenet",
     "xor",
@@ -43,7 +55,9 @@ __all__ = [
     "cross_entropy",
     "digits",
     "gratings",
+    "half_squared_error",
     "hierarchy_sizes",
+    "linear_teacher",
     "mean_squared_error",
     "mnist",
     "mnist5000",
@@ -52,6 +66,7 @@ __all__ = [
     "place",
     "random_hierarchy",
     "relu_teacher",
+    "semantic",
     "teacher",
     "tiny_imagenet",
     "xor",

@@ -51,14 +51,28 @@ def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean of (f − y)² over examples and outputs, without ½.
 
     Raises:
-        InputError: If the shapes differ; broadcast against each other, n outputs and n targets would make n² errors.
+        InputError: If the shapes differ.
     """
+    return _differences(outputs, targets).square().mean()
+
+
+def half_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean over examples of ½|y − f|²: summed over outputs, and with the ½ that the laws of gradient flow have.
+
+    Raises:
+        InputError: If the shapes differ.
+    """
+    return _differences(outputs, targets).square().sum(-1).mean() / 2
+
+
+def _differences(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Broadcast against each other, n outputs and n targets would make n² errors."""
     if outputs.shape != targets.shape:
         raise InputError(
             f"Outputs of shape {tuple(outputs.shape)} do not fit targets of shape {tuple(targets.shape)}; "
             "build the model with as many outputs as a target has numbers."
         )
-    return (outputs - targets).square().mean()
+    return outputs - targets
 
 
 @lru_cache(maxsize=4)

@@ -13,7 +13,7 @@ from learndyn.errors import InputError
 SMALL = tuple(name for name in models.BUILT_IN if name != "vgg16")  # 34 million weights take seconds each time
 SHAPES = {"vgg16": (3, 32, 32), "grokking_transformer": (4,)}
 TOKENS = ("grokking_transformer",)  # read sentences of tokens
-FLAT = ("mlp", "two_layer", *TOKENS)  # need no images
+FLAT = ("deep_linear", "mlp", "two_layer", *TOKENS)  # need no images
 
 
 def build(name, seed=0, shape=None, **options):

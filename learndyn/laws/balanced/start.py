@@ -17,7 +17,7 @@ class Balance(NamedTuple):
 
     Attributes:
         lam: λ* = tr(B)/h of B = W₂ᵀW₂ − W₁W₁ᵀ, the best λ in least squares; positive if the second layer is larger.
-        ratio: |B − λ*I| / |B|, Frobenius: 0 for a balanced pair, 0.93 to 0.97 for a square Gaussian one of any width.
+        ratio: |B − λ*I| / |B|, Frobenius: 0 for a balanced pair, near 1 for a Gaussian one (`expected_lambda`).
         defect: |B − λ*I|, Frobenius.
         size: |Q|² = |W₁|² + |W₂|², Frobenius, to compare the defect with.
     """
