@@ -18,10 +18,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from learndyn.dynamics import ForeignState, State
 from learndyn.errors import InputError
 from learndyn.laws import neuron
+from learndyn.noise import isolated
 from learndyn.observables import activation_patterns, kernel, kernel_distance, kernel_product
 from learndyn.observables.evaluate import looking
 from learndyn.observables.ntk.gram import call, chosen_names
@@ -92,12 +94,15 @@ class View(NamedTuple):
 
 
 def view(model: nn.Module, inputs: Tensor) -> View:
-    """In float64 and evaluation mode; the kernel is the trace over outputs, of more than 64 that of their sum.
+    """In float64 and evaluation mode, batch norms with the statistics of the inputs.
+
+    The kernel is the trace over outputs, of more than 64 that of their sum.
 
     Raises:
         InputError: If a weight is not finite, or the network does not take the inputs.
     """
-    state, x = as_state(model), _double(inputs)
+    x = _double(inputs)
+    state = settled(model, x)
     with looking(state.model, x.device):
         outputs = state.model(x[:1]).numel()
     found = kernel(state.model, x, reduction="trace" if outputs <= MANY else "sum", certificate=False)
@@ -125,7 +130,7 @@ def between(first: View, second: View) -> Movement:
 
 
 def movement(before: nn.Module, after: nn.Module, inputs: Tensor) -> Movement:
-    """How far a network has gone, in float64 and evaluation mode.
+    """How far a network has gone, in float64 and evaluation mode, batch norms with the statistics of the inputs.
 
     Args:
         before: The network at first.
@@ -171,7 +176,8 @@ def foresee(
     """
     if steps < 1 or not 0 < c < 2:
         raise InputError(f"steps={steps} must be positive, and c={c:g} lie between 0 and 2.")
-    network, x, y = as_state(model).model, _double(inputs), _double(targets)
+    x, y = _double(inputs), _double(targets)
+    network = settled(model, x).model
     reading = reading or imbalance(network, x)
     with looking(network, x.device):
         start = network(x)
@@ -187,7 +193,7 @@ def foresee(
             f, push, loss, slope = then, tried, new, its
         else:  # confident classes bend the loss more than the first ones do
             rate /= 2
-    there = _moved(network, x, push)
+    there = settled(_moved(network, x, push), x).model
     with looking(there, x.device):
         reached = there(x)
     gone = movement(network, there, x)
@@ -206,9 +212,24 @@ def foresee(
     )
 
 
-def as_state(model: nn.Module) -> State:
-    """A copy in float64, as observables take it."""
-    return ForeignState(0, 0.0, copy.deepcopy(model).double(), None, None)  # type: ignore[arg-type]
+def settled(model: nn.Module, x: Tensor) -> State:
+    """A copy in float64, as observables take it, whose batch norms keep the statistics of this sample.
+
+    Running statistics lag behind the weights, and before the first step they are those of no data.
+    """
+    made = copy.deepcopy(model).double().eval()
+    norms = [m for m in made.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    if norms:
+        with torch.no_grad(), isolated(x.device):
+            made(x)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+        norm.eval()
+    return ForeignState(0, 0.0, made, None, None)  # type: ignore[arg-type]
 
 
 def _double(x: Tensor) -> Tensor:

@@ -105,6 +105,19 @@ def test_the_card_of_a_run_on_digits(digits, alpha, regime):
     assert found.plain()["measured"]["regime"] == found.regime
 
 
+def test_batch_norm_takes_the_statistics_of_the_sample(digits):
+    torch.manual_seed(0)
+    model = models.mlp(input_shape=digits.input_shape, classes=10, width=40, depth=2, batch_norm=True)
+    x = digits.evaluation("train").inputs[:60]
+    assert movement(model, model, x).kernel == 0.0
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    state = start(digits, model, functools.partial(torch.optim.SGD, lr=0.05))
+    found = card(state, steps=40, samples=60, points=2)
+    for name in ("patterns", "parameters"):
+        assert 0.4 < found.ratios[name] < 2.5, name
+    assert all(torch.equal(buffers[name], b) for name, b in model.named_buffers())
+
+
 def test_the_speed_of_layers_is_their_relative_step(digits):
     torch.manual_seed(0)
     model = models.mlp(input_shape=digits.input_shape, classes=10, width=20, depth=1)
