@@ -28,7 +28,7 @@ from learndyn.observables import activation_patterns, kernel, kernel_distance, k
 from learndyn.observables.evaluate import looking
 from learndyn.observables.ntk.gram import call, chosen_names
 from learndyn.observables.ntk.jacobian import transposed_product
-from learndyn.regime.reading import Reading, imbalance
+from learndyn.regime.reading import Imbalance, Reading, imbalance
 from learndyn.regime.steps import curvature
 from learndyn.tasks import cross_entropy
 
@@ -155,12 +155,13 @@ def foresee(
     """Is a network going to be lazy or rich? From its weights and a sample of the task, before training.
 
     >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> foresee(net, torch.randn(20, 3), torch.arange(20) % 2, steps=50).regime in ("lazy", "rich", "rapid rich")
+    >>> told = foresee(net, torch.randn(20, 3), torch.arange(20) % 2, steps=50)
+    >>> told.linearised.rich == (told.regime != "lazy")
     True
 
     Linearised gradient descent on the sample, with the learning rate c / λ_max, halved whenever the loss would rise; it
-    costs one kernel of all outputs and
-    `steps` products with it, or, of more than 4000 outputs on the sample, three backward passes a step.
+    costs one kernel of all outputs and `steps` products with it, or, of more than 4000 outputs on the sample, three
+    backward passes a step.
 
     Args:
         model: Any network with one tensor of outputs `(n, ...)`; it is left as it was.
@@ -198,7 +199,8 @@ def foresee(
         reached = there(x)
     gone = movement(network, there, x)
     wanted = _wanted(y, start)
-    rho = float(reading.units[0].rho.nanmean()) if reading.units else math.nan
+    first = _layers(reading)[:1]
+    rho = float(first[0].rho.nanmean()) if first else math.nan
     readout, weights = _readout(network, x, wanted, reading)
     delay = _delay(x, y, start, criterion, reading, readout, weights)
     return Foresight(
@@ -264,6 +266,11 @@ def _moved(network: nn.Module, x: Tensor, push: Tensor) -> nn.Module:
     return made
 
 
+def _layers(reading: Reading) -> list[Imbalance]:
+    """Hidden layers; queries against keys are none."""
+    return [family for family in reading.units if family.outward]
+
+
 def _named(gone: Movement, rho: float) -> str:
     if not gone.rich:
         return "lazy"
@@ -282,9 +289,10 @@ def _wanted(y: Tensor, outputs: Tensor) -> Tensor:
 
 def _readout(network: nn.Module, x: Tensor, wanted: Tensor, reading: Reading) -> tuple[float, float]:
     """The share of what is wanted that the last layer can fit alone, and Σ a² of the least weights that do."""
-    if not reading.units or not bool(wanted.any()) or wanted.numel() > LARGE:
+    layers = _layers(reading)
+    if not layers or not bool(wanted.any()) or wanted.numel() > LARGE:
         return math.nan, math.nan
-    names = [t.parameter for t in reading.units[-1].law.terms if bool((t.weight < 0).any())]
+    names = [t.parameter for t in layers[-1].law.terms if bool((t.weight < 0).any())]
     matrix = kernel(network, x, reduction="full", parameters=names, certificate=False).matrix.double()
     values, vectors = torch.linalg.eigh(matrix)
     kept = values > 1e-10 * values[-1]
@@ -296,10 +304,11 @@ def _delay(
     x: Tensor, y: Tensor, outputs: Tensor, criterion: Criterion, reading: Reading, readout: float, weights: float
 ) -> float:
     """The law of one neuron: how fast it turns depends on a² alone, which of several is that of the readout's fit."""
-    if len(reading.units) != 1 or outputs.ndim != 2 or not x.is_floating_point():
+    layers = _layers(reading)
+    if len(layers) != 1 or outputs.ndim != 2 or not x.is_floating_point():
         return math.nan
     phi = math.sqrt(readout)
-    if not float(reading.units[0].delta.mean()) < 0 or not 0 < phi < ALIGNED or not weights > 0:
+    if not float(layers[0].delta.mean()) < 0 or not 0 < phi < ALIGNED or not weights > 0:
         return math.nan
     flat = x.flatten(1)
     with torch.enable_grad():
