@@ -71,7 +71,7 @@ def census(
         scale = slope.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         part = part + STEP * tangent / scale
         theta[moving] = part / part.norm(dim=1, keepdim=True)
-        moving[moving.clone()] = (tangent.norm(dim=1) > SETTLED * scale[:, 0])
+        moving[moving.clone()] = tangent.norm(dim=1) > SETTLED * scale[:, 0]
         if not moving.any():
             break
     utility, _ = _climb(group, x, theta, length)

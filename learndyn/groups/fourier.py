@@ -16,7 +16,7 @@ from learndyn.groups.group import FiniteGroup
 from learndyn.groups.irreps import Irrep, irreps
 
 
-def fourier(group: FiniteGroup, x: Float[Tensor, "*batch elements"]) -> list[Float[Tensor, "*batch d d"]]:
+def fourier(group: FiniteGroup, x: Float[Tensor, "*batch elements"]) -> list[Float[Tensor, "*batch _ _"]]:
     """The blocks x̂[ρ], in the order of `irreps`; a fast transform for products of cyclic groups.
 
     Raises:
@@ -36,12 +36,12 @@ def fourier(group: FiniteGroup, x: Float[Tensor, "*batch elements"]) -> list[Flo
     return blocks
 
 
-def slow_fourier(group: FiniteGroup, x: Float[Tensor, "*batch elements"]) -> list[Float[Tensor, "*batch d d"]]:
+def slow_fourier(group: FiniteGroup, x: Float[Tensor, "*batch elements"]) -> list[Float[Tensor, "*batch _ _"]]:
     """The blocks by their definition, for any group."""
     return [torch.einsum("...g,gab->...ba", x, irrep.matrices.to(x)) for irrep in irreps(group)]
 
 
-def inverse(group: FiniteGroup, blocks: Sequence[Float[Tensor, "*batch d d"]]) -> Float[Tensor, "*batch elements"]:
+def inverse(group: FiniteGroup, blocks: Sequence[Float[Tensor, "*batch _ _"]]) -> Float[Tensor, "*batch elements"]:
     """x[g] = Σ_ρ d/(⟨χ, χ⟩ N) tr(ρ(g) x̂[ρ]).
 
     Raises:

@@ -12,6 +12,8 @@ from learndyn.groups.group import LARGEST, FiniteGroup
 
 SAME = 1e-6  # complex matrices that differ by less in every entry are one element
 
+HUGE = 1e8  # entries of no finite group that is worth a table, in any basis
+
 
 def from_permutations(generators: Sequence[Sequence[int]], label: str = "permutations") -> FiniteGroup:
     """The group that permutations generate; g h does h first: (g h)(i) = g(h(i)).
@@ -60,7 +62,7 @@ def from_matrices(
         label: What to call the group.
 
     Raises:
-        InputError: If a matrix is not finite or has no inverse, the modulus is below 2, the entries are no integers, or
+        InputError: If a matrix or the group is not finite, a matrix has no inverse, the modulus is below 2, the entries are no integers, or
             more than 5040 elements come out.
     """
     if len(generators) == 0 or generators.shape[1] == 0:
@@ -73,6 +75,11 @@ def from_matrices(
 
         def nearest(element: np.ndarray) -> int:
             nonlocal count
+            if not np.abs(element).max() < HUGE:
+                raise InputError(
+                    f"Products of the generators grow beyond {HUGE:g}, so the group is not finite; give matrices of "
+                    "finite order."
+                )
             near = (np.abs(kept[:count] - element) < SAME).all((1, 2)) if count else np.zeros(0, bool)
             if near.any():
                 return int(near.argmax())
@@ -117,7 +124,9 @@ def _closure(
             number = number_of(made)
             if number == len(elements):
                 if number == LARGEST:
-                    raise InputError(f"The generators make more than {LARGEST} elements; give those of a smaller group.")
+                    raise InputError(
+                        f"The generators make more than {LARGEST} elements; give those of a smaller group."
+                    )
                 elements.append(made)
                 parents.append((position, s))
             row.append(number)

@@ -138,24 +138,26 @@ def _attempt(group: FiniteGroup, draw: int) -> list[Irrep]:
     values, vectors = torch.linalg.eigh(c[quotients])
     cuts = ((values.diff() > GAP * values.abs().max()).nonzero().flatten() + 1).tolist()
     found: list[Irrep] = []
-    explained = torch.zeros(group.order, dtype=torch.float64)  # Σ (d / N⟨χ, χ⟩) χ: the projector on what was found
+    explained = torch.zeros_like(vectors)  # projector on what was found, Σ (d / N⟨χ, χ⟩) χ(h⁻¹ k)
     for begin, end in itertools.pairwise([0, *cuts, group.order]):
         basis = vectors[:, begin:end]
-        if float(explained[quotients] @ basis[:, 0] @ basis[:, 0]) > 0.5:  # the inverse order: χ(g) = χ(g⁻¹)
+        if float(explained @ basis[:, 0] @ basis[:, 0]) > 0.5:
             continue
-        rho = _represent(group, basis)
+        rho = _represent(group, quotients, basis)
         character = rho.diagonal(dim1=1, dim2=2).sum(1)
         norm = float(character.square().mean())
         indicator = float(character[group.mul.diagonal()].mean())
         kind = KINDS.get(round(norm))
         if kind is None or abs(norm - round(norm)) > 1e-6 or abs(indicator - INDICATORS[kind]) > 1e-6:
             return []  # two irreps with one eigenvalue: draw again
-        explained += (end - begin) / group.order / round(norm) * character
+        explained += ((end - begin) / group.order / round(norm) * character).take(quotients)
         found.append(Irrep("", kind, rho, character))
     return found
 
 
-def _represent(group: FiniteGroup, basis: Float64[Tensor, "elements d"]) -> Float64[Tensor, "elements d d"]:
+def _represent(
+    group: FiniteGroup, quotients: Int64[Tensor, "elements elements"], basis: Float64[Tensor, "elements d"]
+) -> Float64[Tensor, "elements d d"]:
     """ρ on an eigenspace whose basis has errors of rounding divided by the gap to its neighbours.
 
     The projector B Bᵀ, averaged over the group, commutes with it exactly, and an admixture of other irreps leaves it;
@@ -163,12 +165,12 @@ def _represent(group: FiniteGroup, basis: Float64[Tensor, "elements d"]) -> Floa
     """
     count, d = basis.shape
     start = torch.from_numpy(generator(0, "basis", d).standard_normal((count, d)))
-    kernel = (basis @ basis.T).gather(0, group.mul.T).mean(1)  # over h, of P[h s, h]
-    averaged = kernel[group.mul[group.inverse]]
+    kernel = (basis @ basis.T).gather(1, group.mul).mean(0)  # over h, of P[h, h s]
+    averaged = kernel.take(quotients)
     for _ in range(3):
         start = torch.linalg.qr(averaged @ start).Q
-    moved = start[group.mul]  # (g, h, d): row g h
-    return torch.einsum("gha,hb->gab", moved, start)
+    moved = torch.stack([column.take(group.mul) for column in start.T])  # (d, g, h): entry g h
+    return (moved @ start).movedim(0, 1).contiguous()
 
 
 def _waves(factors: tuple[int, ...]) -> list[Irrep]:

@@ -73,9 +73,7 @@ def _powers_of_sums(a: Float[Tensor, "neurons length elements"]) -> Float[Tensor
     series = [torch.ones_like(a[:, 0, 0]), *(torch.zeros_like(a[:, 0, 0]) for _ in range(k))]
     for j in range(k):
         moments = [a[:, j].pow(p).mean(-1) / math.factorial(p) for p in range(k + 1)]
-        series = [
-            torch.stack([series[q] * moments[p - q] for q in range(p + 1)]).sum(0) for p in range(k + 1)
-        ]
+        series = [torch.stack([series[q] * moments[p - q] for q in range(p + 1)]).sum(0) for p in range(k + 1)]
     return math.factorial(k) * series[k]
 
 
@@ -92,9 +90,7 @@ def _pairs(a: Float[Tensor, "neurons length elements"]) -> Float[Tensor, "neuron
         new = moments(j)
         wanted = [(k, k)] if j == k - 1 else [(p, q) for p in range(k + 1) for q in range(k + 1)]
         made = {
-            (p, q): torch.stack(
-                [series[r][s] * new[p - r][q - s] for r in range(p + 1) for s in range(q + 1)]
-            ).sum(0)
+            (p, q): torch.stack([series[r][s] * new[p - r][q - s] for r in range(p + 1) for s in range(q + 1)]).sum(0)
             for p, q in wanted
         }
         if j == k - 1:

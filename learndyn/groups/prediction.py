@@ -181,7 +181,9 @@ def predict(
     counts = [-1] * len(representations)
     if u is not None and w is not None:
         if u.shape[1] != length:
-            raise InputError(f"Weights for sequences of {u.shape[1]} do not fit length={length}; give those of one task.")
+            raise InputError(
+                f"Weights for sequences of {u.shape[1]} do not fit length={length}; give those of one task."
+            )
         if start is None:
             start = float((u.square().sum((1, 2)) + w.square().sum(1)).max().sqrt())
         counts = census(group, x, u, w).counts.tolist()
@@ -209,9 +211,7 @@ def predict(
                 starters=counts[i],
             )
         )
-    return Prediction(
-        tuple(stages), float(after[0]), sum(stage.neurons for stage in stages), worries, tuple(said)
-    )
+    return Prediction(tuple(stages), float(after[0]), sum(stage.neurons for stage in stages), worries, tuple(said))
 
 
 def _at_least_one(length: int) -> None:

@@ -69,7 +69,9 @@ def one_hot(group: FiniteGroup, centred: bool = True) -> Float64[Tensor, " eleme
 
 
 def magnitudes(
-    group: FiniteGroup, values: Mapping[int | tuple[int, ...], float], phases: Mapping[int | tuple[int, ...], float] = {}
+    group: FiniteGroup,
+    values: Mapping[int | tuple[int, ...], float],
+    phases: Mapping[int | tuple[int, ...], float] = {},
 ) -> Float64[Tensor, " elements"]:
     """A template on a product of cyclic groups with the given |x̂[ξ]|, x̂[ξ] = Σ_g x[g] e^{−2πi ξg/n}.
 

@@ -9,6 +9,7 @@ from learndyn.tasks.arrays import npz
 from learndyn.tasks.cifar10 import cifar10
 from learndyn.tasks.digits import digits
 from learndyn.tasks.gratings import gratings
+from learndyn.tasks.group_composition import FreshCompositions, group_composition, half_squared_error
 from learndyn.tasks.mnist import mnist
 from learndyn.tasks.mnist5000 import mnist5000
 from learndyn.tasks.modular import modular
@@ -23,6 +24,7 @@ BUILT_IN = (
     "cifar10",
     "digits",
     "gratings",
+    "group_composition",
     "mnist",
     "mnist5000",
     "modular",
@@ -37,12 +39,15 @@ BUILT_IN = (
 __all__ = [
     "BUILT_IN",
     "Batch",
+    "FreshCompositions",
     "Supervised",
     "Task",
     "cifar10",
     "cross_entropy",
     "digits",
     "gratings",
+    "group_composition",
+    "half_squared_error",
     "hierarchy_sizes",
     "mean_squared_error",
     "mnist",
