@@ -76,22 +76,22 @@ def semidirect_product(
             raise InputError(f"Acting element {acting.name(a)} does not permute the other group; correct its row.")
         wrong = (images[normal.mul] != normal.mul[images][:, images]).nonzero()
         if len(wrong):
-            g, h = (normal.name(i) for i in wrong[0].tolist())
+            left, right = (normal.name(i) for i in wrong[0].tolist())
             raise InputError(
-                f"Acting element {acting.name(a)} is no automorphism: the image of {g} * {h} is not the product of "
+                f"Acting element {acting.name(a)} is no automorphism: the image of {left} * {right} is not the product of "
                 "their images; correct its row."
             )
     wrong = (action[acting.mul] != action[:, action]).nonzero()  # a(b(n)), (acting, acting, normal)
     if len(wrong):
-        a, b, n = wrong[0].tolist()
+        first, second, moved_one = wrong[0].tolist()
         raise InputError(
-            f"The action is no homomorphism: {acting.name(a)} * {acting.name(b)} does not move {normal.name(n)} as "
+            f"The action is no homomorphism: {acting.name(first)} * {acting.name(second)} does not move "
+            f"{normal.name(moved_one)} as "
             "first the second and then the first do; correct the rows."
         )
-    n, a = torch.arange(normal.order), torch.arange(acting.order)
-    moved = normal.mul[n[:, None, None], action[a][None]]  # n · a(m), (normal, acting, normal)
+    moved = normal.mul[torch.arange(normal.order)[:, None, None], action[None]]  # n · a(m), (normal, acting, normal)
     table = moved[..., None] * acting.order + acting.mul[None, :, None, :]
-    names = tuple(f"({normal.name(i)},{acting.name(j)})" for i in n.tolist() for j in a.tolist())
+    names = tuple(f"({normal.name(i)},{acting.name(j)})" for i in range(normal.order) for j in range(acting.order))
     table = table.reshape(len(names), len(names))
     return FiniteGroup(table, names, label or f"{normal.label} : {acting.label}")
 

@@ -28,7 +28,7 @@ def fourier(group: FiniteGroup, x: Float[Tensor, "*batch elements"]) -> list[Flo
     waves = _fast(group, x)
     blocks = []
     for irrep in irreps(group):
-        wave = waves[(..., *_frequency(irrep))]
+        wave = waves[..., _place(group, irrep)]
         if irrep.kind == "real":
             blocks.append(wave.real[..., None, None])
         else:  # Σ x cos and Σ x sin; ρᵀ turns back
@@ -64,7 +64,7 @@ def power(group: FiniteGroup, x: Float[Tensor, "*batch elements"]) -> Float[Tens
     _fits(group, x)
     if group.factors is not None:
         waves = _fast(group, x).abs().square() / group.order
-        parts = [waves[(..., *_frequency(irrep))] * irrep.dimension for irrep in irreps(group)]
+        parts = [waves[..., _place(group, irrep)] * irrep.dimension for irrep in irreps(group)]
     else:
         blocks = slow_fourier(group, x)
         parts = [weight(group, i) * block.square().sum((-2, -1)) for i, block in zip(irreps(group), blocks)]
@@ -103,11 +103,11 @@ def convolve(group: FiniteGroup, *functions: Float[Tensor, "*batch elements"]) -
     for x in functions:
         _fits(group, x)
     if group.factors:
-        places = tuple(range(-len(group.factors), 0))
         waves = _fast(group, functions[0])
         for y in functions[1:]:
             waves = waves * _fast(group, y)
-        return torch.fft.ifftn(waves, dim=places).real.flatten(-len(group.factors))
+        places = tuple(range(-len(group.factors), 0))
+        return torch.fft.ifftn(waves.unflatten(-1, group.factors), dim=places).real.flatten(-len(group.factors))
     total = functions[0]
     for y in functions[1:]:
         total = (total[..., None, :] @ translates(group, y))[..., 0, :]  # Σ_g x[g] y[g⁻¹ s]
@@ -120,12 +120,18 @@ def weight(group: FiniteGroup, irrep: Irrep) -> float:
 
 
 def _fast(group: FiniteGroup, x: Tensor) -> Tensor:
+    """Σ_g x[g] e^{−2πi Σ ξ_j g_j / n_j} for all ξ, numbered like the elements."""
     factors = group.factors or (1,)
-    return torch.fft.fftn(x.unflatten(-1, factors), dim=tuple(range(-len(factors), 0)))
+    places = tuple(range(-len(factors), 0))
+    return torch.fft.fftn(x.unflatten(-1, factors), dim=places).flatten(-len(factors))
 
 
-def _frequency(irrep: Irrep) -> tuple[int, ...]:
-    return irrep.frequency or (0,)
+def _place(group: FiniteGroup, irrep: Irrep) -> int:
+    """Number of the frequency of an irrep."""
+    number = 0
+    for frequency, n in zip(irrep.frequency or (), group.factors or ()):
+        number = number * n + frequency
+    return number
 
 
 def _fits(group: FiniteGroup, x: Tensor) -> None:

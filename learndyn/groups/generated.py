@@ -142,7 +142,7 @@ def _closure(
 def _table(
     right: Int64[Tensor, "generators elements"], parents: list[tuple[int, int]]
 ) -> Int64[Tensor, "elements elements"]:
-    """g h = (g parent(h)) s: column after column, without a product of permutations or matrices."""
+    """G h = (g parent(h)) s: column after column, without a product of permutations or matrices."""
     count = right.shape[1]
     columns = torch.empty(count, count, dtype=torch.int64)
     columns[0] = torch.arange(count)

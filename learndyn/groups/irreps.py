@@ -219,7 +219,7 @@ def _sorted(found: list[Irrep]) -> tuple[Irrep, ...]:
 
 
 def _letters(number: int) -> str:
-    """a to z, then aa, ab and so on."""
+    """A to z, then aa, ab and so on."""
     text = ""
     number += 1
     while number:

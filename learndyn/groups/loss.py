@@ -16,8 +16,8 @@ from learndyn.errors import InputError
 from learndyn.groups.fourier import convolve, translates
 from learndyn.groups.group import FiniteGroup
 
-Incoming = Float[Tensor, "neurons length elements"]
-Outgoing = Float[Tensor, "neurons elements"]
+Incoming = Float[Tensor, "neurons length _"]
+Outgoing = Float[Tensor, "neurons _"]
 
 
 def population_loss(group: FiniteGroup, x: Float[Tensor, " elements"], u: Incoming, w: Outgoing) -> Float[Tensor, ""]:
@@ -56,7 +56,7 @@ def correlation(
 def outputs(
     x_sequences: Float[Tensor, "batch length elements"], u: Incoming, w: Outgoing
 ) -> Float[Tensor, "batch elements"]:
-    """f = Σ_i w_i (Σ_j ⟨u_ij, x_{g_j}⟩)^k of given sequences."""
+    """F = Σ_i w_i (Σ_j ⟨u_ij, x_{g_j}⟩)^k of given sequences."""
     return torch.einsum("bjn,ijn->bi", x_sequences, u) ** u.shape[1] @ w
 
 

@@ -100,8 +100,8 @@ def magnitudes(
         opposite = tuple(-f % n for f, n in zip(place, group.factors))
         if opposite == place and abs(value.imag) > 1e-12 * magnitude:
             raise InputError(f"Frequency {frequency} is its own negative, so phase {phase:g} must be 0 or pi.")
-        spectrum[opposite] = value.conjugate()
-        spectrum[place] = value if opposite != place else complex(value.real)
+        spectrum[opposite] = torch.tensor(value.conjugate())
+        spectrum[place] = torch.tensor(value if opposite != place else complex(value.real))
     if not (spectrum != 0).any():
         raise InputError("A template needs a frequency with a magnitude above 0.")
     return torch.fft.ifftn(spectrum).real.flatten()

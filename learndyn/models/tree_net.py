@@ -56,4 +56,4 @@ def tree_net(
             f"tree_net needs sequences of 2, 4, 8, ..., not of {input_shape[0]} as in input_shape={input_shape}; "
             "group_composition(padded=True) pads them with the identity."
         )
-    return TreeNet(*input_shape, classes, width, scale, shared)
+    return TreeNet(input_shape[0], input_shape[1], classes, width, scale, shared)

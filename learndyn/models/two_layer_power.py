@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from math import inf, prod
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ def two_layer_power(
     degree: int | None = None,
     scale: float = 1e-3,
 ) -> nn.Sequential:
-    """f = W_out (W_in x)^k on flattened inputs, without biases; W_in ~ scale·N(0, 1/inputs), W_out ~ scale·N(0, 1/width).
+    """The network W_out (W_in x)^k on flattened inputs, without biases, weights ~ scale·N(0, 1/fan-in).
 
     For sequences of k encodings of a group's elements, `input_shape` is (k, N). Weights of exact solutions come from
     `learndyn.groups.two_layer_state`.

@@ -88,7 +88,8 @@ def test_all_pairs_of_the_icosahedron_by_the_two_layers():
 
 def test_what_cannot_be_read_is_refused():
     group = groups.dihedral(3)
-    flat = groups.inverse(group, [torch.zeros(1, 1), torch.ones(1, 1), torch.tensor([[1.0, 2], [2, 4]])]).double()
+    blocks = torch.zeros(1, 1), torch.ones(1, 1), torch.tensor([[1.0, 2], [2, 4]])
+    flat = groups.inverse(group, [block.double() for block in blocks])
     with pytest.raises(InputError, match="The block of 2a has singular values from .* no network reads it"):
         groups.two_layer_solution(group, flat)
     with pytest.raises(InputError, match="length=0"):

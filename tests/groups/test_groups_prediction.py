@@ -17,19 +17,39 @@ def weights(group, neurons, length, seed=0):
     return function(group, seed, neurons, length), function(group, seed + 1, neurons)
 
 
-def climbed(group, x, length, starts=24, rounds=150):
-    """The largest multilinear form k! E Π⟨u_j, x_{g_j}⟩⟨w, x_{g₁…g_k}⟩ over unit vectors, one vector after the other."""
-    u, w = weights(group, starts, length)
-    for _ in range(rounds):
-        for place in range(length + 1):
-            vectors = [*u.unbind(1), w]
-            vectors = [v / v.norm(dim=1, keepdim=True) for v in vectors]
-            vectors[place].requires_grad_()
-            value = groups.correlation(group, x, torch.stack(vectors[:-1], 1), vectors[-1])
-            (vectors[place],) = torch.autograd.grad(value.sum(), vectors[place])
-            u, w = torch.stack(vectors[:-1], 1).detach(), vectors[-1].detach()
-    w = w / w.norm(dim=1, keepdim=True)
-    return float(groups.correlation(group, x, u / u.norm(dim=2, keepdim=True), w).max())
+def multilinear(group, x, length):
+    """The form k! E ⟨u_1, x_{g_1}⟩ … ⟨u_k, x_{g_k}⟩ ⟨w, x_{g_1…g_k}⟩ as an array, in a basis of the span of the x_g."""
+    encodings = groups.translates(group, x)
+    values, vectors = torch.linalg.eigh(encodings.T @ encodings)
+    a = encodings @ vectors[:, values > 1e-9 * values[-1]]  # (g, i)
+    form = a
+    for _ in range(length - 1):  # Σ over g h = s
+        made = torch.zeros(*form.shape, a.shape[1], dtype=a.dtype)
+        for g in range(group.order):
+            made[group.mul[:, g]] += form[..., None] * a[g]
+        form = made
+    return math.factorial(length) * torch.einsum("s...,sw->...w", form, a) / group.order**length
+
+
+def climbed(form, starts=12, rounds=400):
+    """Its largest value over unit vectors, by the best vector of one place after the other."""
+    best, places = 0.0, form.ndim
+    for start in range(starts):
+        draw = torch.Generator().manual_seed(start)
+        vectors = [torch.randn(form.shape[0], generator=draw, dtype=form.dtype) for _ in range(places)]
+        value = previous = 0.0
+        for _ in range(rounds):
+            for place in range(places):
+                left = form
+                for other in reversed([i for i in range(places) if i != place]):
+                    left = torch.tensordot(left, vectors[other], ([other], [0]))
+                value = float(left.norm())
+                vectors[place] = left / value
+            if abs(value - previous) < 1e-12 * value:
+                break
+            previous = value
+        best = max(best, value)
+    return best
 
 
 @pytest.mark.parametrize("text", TYPES)
@@ -41,7 +61,7 @@ def test_the_score_is_the_maximum_of_the_utility_for_all_types(text, length):
     front = (length + 1) ** (-(length + 1) / 2)  # of unit vectors each, from unit norm of all
     for index in range(1, len(score)):
         part = groups.project(group, x, index)
-        found = climbed(group, part, length) * front
+        found = climbed(multilinear(group, part, length)) * front
         assert abs(found / float(score[index]) - 1) < 1e-6, groups.irreps(group)[index].kind
 
 
@@ -77,7 +97,7 @@ def test_the_loss_from_moments_is_the_loss_over_all_sequences(text, length, mean
     u.requires_grad_()
     loss = groups.population_loss(group, x, u, w)
     brute = 0.5 * (outputs(data.inputs, u, w) - data.targets).square().sum(1).mean()
-    assert abs(float(loss / brute) - 1) < 1e-12
+    assert abs(float((loss / brute).detach()) - 1) < 1e-12
     slopes = [torch.autograd.grad(value, u)[0] for value in (loss, brute)]
     assert (slopes[0] - slopes[1]).abs().max() < 1e-12 * slopes[1].abs().max()
     each = torch.stack(
@@ -153,17 +173,17 @@ def test_starved_irreps_are_said_so_and_a_stratified_start_has_none():
 
 
 def test_a_network_learns_in_the_order_at_the_times_and_on_the_levels_of_the_prediction():
-    """Preconditioned gradient descent on the exact loss, the weaker irrep first; the alignment makes it 5 to 30 % late."""
+    """Preconditioned gradient descent on the exact loss, the weaker irrep first; alignment takes 5 to 30 % more time."""
     group = groups.dihedral(3)
     x = groups.powers(group, [0, 10, 40])
     theta = torch.cat([function(group, 3, 60, 2) / 12**0.5, function(group, 4, 60, 1) / 6**0.5], 1) * 1e-4
     expected = groups.predict(group, x, 2, u=theta[:, :2], w=theta[:, 2])
-    step, losses = 1e-3, []
-    for _ in range(500):
+    step, losses = 2e-3, []
+    for _ in range(260):
         theta.requires_grad_()
         loss = groups.population_loss(group, x, theta[:, :2], theta[:, 2])
         (slope,) = torch.autograd.grad(loss, theta)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         rate = 1 / theta.detach().square().sum((1, 2)).sqrt()
         theta = theta.detach() - step * rate[:, None, None] * slope
     losses = torch.tensor(losses)

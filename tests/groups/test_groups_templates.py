@@ -19,7 +19,7 @@ def test_powers_are_those_asked_for(text, make):
     assert abs(x.square().sum() - sum(wanted)) < 1e-11
     if make is groups.powers:
         for block in groups.fourier(group, x):
-            assert (block - block[0, 0] * torch.eye(len(block))).abs().max() < 1e-12
+            assert (block - block[0, 0] * torch.eye(len(block)).double()).abs().max() < 1e-12
 
 
 def test_scalar_blocks_have_the_value_of_the_closed_form():
@@ -84,7 +84,8 @@ def test_concerns_are_values_and_sentences():
     assert fine == groups.Concerns(0.0, (), (), ())
     with_mean = groups.concerns(group, groups.powers(group, [6, 10, 40]))
     assert abs(with_mean.mean - 1) < 1e-12 and "The mean of the template is 1, not 0" in with_mean.sentences[0]
-    flat = groups.inverse(group, [torch.zeros(1, 1), torch.ones(1, 1), torch.tensor([[1.0, 2], [2, 4]])]).double()
+    blocks = torch.zeros(1, 1), torch.ones(1, 1), torch.tensor([[1.0, 2], [2, 4]])
+    flat = groups.inverse(group, [block.double() for block in blocks])
     found = groups.concerns(group, flat)
     assert found.unidentifiable == (2,) and "2a" in found.sentences[0]
     cyclic = groups.cyclic(7)
