@@ -78,8 +78,8 @@ def semidirect_product(
         if len(wrong):
             left, right = (normal.name(i) for i in wrong[0].tolist())
             raise InputError(
-                f"Acting element {acting.name(a)} is no automorphism: the image of {left} * {right} is not the product of "
-                "their images; correct its row."
+                f"Acting element {acting.name(a)} is no automorphism: the image of {left} * {right} is not the product "
+                "of their images; correct its row."
             )
     wrong = (action[acting.mul] != action[:, action]).nonzero()  # a(b(n)), (acting, acting, normal)
     if len(wrong):
@@ -163,7 +163,7 @@ def heisenberg(p: int) -> FiniteGroup:
 
 
 def frobenius(p: int, q: int) -> FiniteGroup:
-    """The non-abelian group of order p q: integers modulo the prime p, turned by a number of order q; q divides p − 1."""
+    """The non-abelian group of order p q, q dividing p − 1: integers modulo the prime p, turned by q units."""
     _prime("frobenius", p)
     if q < 2 or (p - 1) % q:
         raise InputError(f"frobenius({p}, {q}) needs q of at least 2 that divides p - 1 = {p - 1}.")

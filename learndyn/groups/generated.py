@@ -62,8 +62,8 @@ def from_matrices(
         label: What to call the group.
 
     Raises:
-        InputError: If a matrix or the group is not finite, a matrix has no inverse, the modulus is below 2, the entries are no integers, or
-            more than 5040 elements come out.
+        InputError: If a matrix or the group is not finite, a matrix has no inverse, the modulus is below 2, the entries
+            are no integers, or more than 5040 elements come out.
     """
     if len(generators) == 0 or generators.shape[1] == 0:
         raise InputError("A group needs generators; give at least one matrix of size 1 or more.")

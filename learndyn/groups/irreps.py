@@ -20,6 +20,7 @@ from learndyn.noise import generator
 
 GAP = 1e-9  # between eigenvalues of one eigenspace, relative to the largest; measured: 1e-14
 DRAWS = 5  # of c, should eigenvalues of two irreps come to lie together
+CHUNK = 2**22  # numbers of the largest intermediate
 EXACT = 1e-10  # what every identity of a representation must hold to
 
 KINDS = {1: "real", 2: "complex", 4: "quaternionic"}
@@ -65,7 +66,7 @@ def irreps(group: FiniteGroup) -> tuple[Irrep, ...]:
     """All real irreps: trivial first, then by dimension, then by character (larger values first).
 
     Characters do not depend on how they were found; the basis of the matrices is arbitrary, but the same every time.
-    Measured on one core: 0.02 s for order 60, 0.1 s for 120, 3 s for 720 (see docs/rooms/groups.md).
+    Measured on one thread: 0.02 s for order 60, 0.05 s for 120, 1.5 s for symmetric(6) (see docs/rooms/groups.md).
 
     >>> from learndyn.groups import dihedral
     >>> [(irrep.name, irrep.kind) for irrep in irreps(dihedral(3))]
@@ -169,8 +170,11 @@ def _represent(
     averaged = kernel.take(quotients)
     for _ in range(3):
         start = torch.linalg.qr(averaged @ start).Q
-    moved = torch.stack([column.take(group.mul) for column in start.T])  # (d, g, h): entry g h
-    return (moved @ start).movedim(0, 1).contiguous()
+    rho = []
+    for rows in group.mul.split(max(1, CHUNK // (count * d))):
+        moved = torch.stack([column.take(rows) for column in start.T])  # (d, g, h): entry g h
+        rho.append((moved @ start).movedim(0, 1))
+    return torch.cat(rho)
 
 
 def _waves(factors: tuple[int, ...]) -> list[Irrep]:

@@ -158,7 +158,7 @@ def predict(
     >>> group = dihedral(3)
     >>> found = predict(group, powers(group, [0, 10, 40]), length=2, start=1e-3)
     >>> [(stage.irrep, round(stage.level, 9), round(stage.time, 3)) for stage in found.stages]
-    [('1a', 20.0, 0.321), ('2a', 0.0, 0.454)]
+    [('1a', 20.0, 0.189), ('2a', 0.0, 0.268)]
 
     Args:
         group: The group.

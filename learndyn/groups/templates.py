@@ -100,8 +100,9 @@ def magnitudes(
         opposite = tuple(-f % n for f, n in zip(place, group.factors))
         if opposite == place and abs(value.imag) > 1e-12 * magnitude:
             raise InputError(f"Frequency {frequency} is its own negative, so phase {phase:g} must be 0 or pi.")
-        spectrum[opposite] = torch.tensor(value.conjugate())
-        spectrum[place] = torch.tensor(value if opposite != place else complex(value.real))
+        spectrum[opposite] = torch.tensor(value.conjugate(), dtype=torch.complex128)
+        kept = value if opposite != place else complex(value.real)
+        spectrum[place] = torch.tensor(kept, dtype=torch.complex128)
     if not (spectrum != 0).any():
         raise InputError("A template needs a frequency with a magnitude above 0.")
     return torch.fft.ifftn(spectrum).real.flatten()

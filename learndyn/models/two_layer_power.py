@@ -36,8 +36,8 @@ def two_layer_power(
     For sequences of k encodings of a group's elements, `input_shape` is (k, N). Weights of exact solutions come from
     `learndyn.groups.two_layer_state`.
 
-    >>> two_layer_power((2, 6), 6, width=18)(torch.zeros(4, 2, 6)).shape
-    torch.Size([4, 6])
+    >>> two_layer_power((2, 6), 6, width=18).power
+    Power(degree=2)
 
     Args:
         input_shape: Shape of one input; it is flattened.

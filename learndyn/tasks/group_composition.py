@@ -14,9 +14,7 @@ from learndyn.noise import generator
 from learndyn.tasks.supervised import Batch, Supervised
 
 
-def half_squared_error(
-    outputs: Float[Tensor, "batch outputs"], targets: Float[Tensor, "batch outputs"]
-) -> Float[Tensor, ""]:
+def half_squared_error(outputs: Tensor, targets: Tensor) -> Float[Tensor, ""]:
     """½ Σ (f − y)², summed over outputs, mean over examples: N/2 times `mean_squared_error`, and so its flow time.
 
     Raises:
@@ -83,9 +81,9 @@ class FreshCompositions:
 
 
 def group_composition(
-    group: str = "dihedral(3)",
+    group: str | groups.FiniteGroup = "dihedral(3)",
     length: int = 2,
-    template: str = "generic(0, 6, 40)",
+    template: str | Tensor = "generic(0, 6, 40)",
     examples: int | None = None,
     test_examples: int = 1000,
     online: bool = False,
@@ -105,10 +103,10 @@ def group_composition(
     ((3, 5), 5, 125)
 
     Args:
-        group: As text: "dihedral(3)", "icosahedral", "cyclic(5) x cyclic(5)".
+        group: As text, "dihedral(3)", "icosahedral", "cyclic(5) x cyclic(5)", or any group.
         length: k, elements in a sequence.
         template: Encoding of the identity: "powers(0, 30, 3000)" in the order of `groups.irreps`, "generic(...)" with
-            random blocks of these powers, "one_hot" (mean removed), "raw_one_hot" or "magnitudes(12.5, 10)".
+            random blocks of these powers, "one_hot" (mean removed), "raw_one_hot", "magnitudes(12, 10)"; or N numbers.
         examples: Training sequences, drawn uniformly; all N^k when left out, which are then the test set too.
         test_examples: Held-out sequences, drawn uniformly, if not all are there.
         online: New sequences at every step in place of a training set.
@@ -128,8 +126,8 @@ def group_composition(
     for name, value in (("examples", examples), ("test_examples", test_examples), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise InputError(f"{name}={value} is too small for a task; give at least 1.")
-    elements = groups.named(group)
-    x = groups.template(elements, template, data_seed)
+    elements = groups.named(group) if isinstance(group, str) else group
+    x = groups.template(elements, template, data_seed) if isinstance(template, str) else template
     padding = (1 << (length - 1).bit_length()) - length if padded else 0
 
     def encoded(sequences: Tensor) -> Batch:

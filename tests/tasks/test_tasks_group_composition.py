@@ -49,6 +49,15 @@ def test_the_loss_at_zero_is_the_first_level_of_the_prediction():
         half_squared_error(outputs[:, :1], targets)
 
 
+def test_any_group_and_any_template():
+    group = groups.from_permutations([[1, 0, 2], [1, 2, 0]])
+    x = torch.randn(6, dtype=torch.float64)
+    task = group_composition(group, template=x)
+    assert (task.train.targets - groups.encode(group, x, groups.all_sequences(group, 2)).targets).abs().max() < 1e-6
+    with pytest.raises(InputError, match="has 6 real numbers in its last dimension"):
+        group_composition(group, template=x[:5])
+
+
 def test_samples_are_drawn_and_larger_ones_need_no_enumeration():
     task = group_composition("icosahedral", length=8, template="one_hot", examples=50, test_examples=20, batch_size=10)
     assert isinstance(task, Supervised) and task.input_shape == (8, 60)
@@ -91,7 +100,7 @@ def test_text_of_the_command_line_builds_task_and_models():
     assert task.input_shape == (2, 6) and task.steps_per_epoch == 1
     for model in ("two_layer_power(width=8)", "quadratic_rnn(width=8)", "tree_net(width=8)"):
         network = names.build_model(model, task, seed=0)
-        assert float(task.loss(network, task.batch(0))) > 0
+        assert float(task.loss(network, task.batch(0)).detach()) > 0
 
 
 @pytest.mark.parametrize(
