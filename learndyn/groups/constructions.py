@@ -19,9 +19,10 @@ from learndyn.errors import InputError
 from learndyn.groups.fourier import power
 from learndyn.groups.group import FiniteGroup
 from learndyn.groups.irreps import complex_matrices, irreps
-from learndyn.groups.templates import ABSENT, FLAT
+from learndyn.groups.templates import FLAT
 
 MOST = 100_000  # neurons
+ABSENT = 1e-24  # share of the power that is rounding in float64
 
 
 def two_layer_solution(
@@ -33,13 +34,17 @@ def two_layer_solution(
 
     Args:
         group: The group.
-        x: The template, float64 for errors near 1e-14.
+        x: The template, in float64.
         length: k.
 
     Raises:
-        InputError: If the length is below 1, a block of x is neither zero nor invertible, or more than 100,000 neurons
-            were needed.
+        InputError: If the length is below 1, x is not float64, a block of x is neither zero nor invertible, or more than
+            100,000 neurons were needed.
     """
+    if x.dtype != torch.float64:
+        raise InputError(
+            f"An exact solution is for a template in float64, not {x.dtype}; convert it and remove its mean."
+        )
     if length < 1:
         raise InputError(f"length={length} is no length of a sequence; give at least 1.")
     share = power(group, x)
@@ -69,7 +74,7 @@ def two_layer_solution(
                 front = (2 ** (turns - 1) / turns) * (-1) ** turn
                 incoming.append((phase * factors).real)
                 outgoing.append(front * (phase * written[:, path[0], path[-1]]).real)
-    return _polarised(torch.stack(incoming).to(x.dtype), torch.stack(outgoing).to(x.dtype))
+    return _polarised(torch.stack(incoming), torch.stack(outgoing))
 
 
 def two_layer_state(group: FiniteGroup, x: Float[Tensor, " elements"], length: int = 2) -> dict[str, Tensor]:

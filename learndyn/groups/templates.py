@@ -20,7 +20,9 @@ from learndyn.groups.irreps import irreps
 from learndyn.noise import generator
 
 FLAT = 1e-6  # σ_min/σ_max of a block, below which it cannot be inverted
-ABSENT = 1e-20  # share of the power, below which an irrep is not there at all
+ABSENT = (
+    1e-12  # share of the power, below which an irrep is rounding (of numbers that were once float32) or unlearnable
+)
 TIED = 0.05  # relative difference of scores, below which irreps are learnt together
 
 

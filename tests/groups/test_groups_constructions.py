@@ -92,6 +92,8 @@ def test_what_cannot_be_read_is_refused():
     flat = groups.inverse(group, [block.double() for block in blocks])
     with pytest.raises(InputError, match="The block of 2a has singular values from .* no network reads it"):
         groups.two_layer_solution(group, flat)
+    with pytest.raises(InputError, match="template in float64, not torch.float32"):
+        groups.two_layer_solution(group, function(group).float())
     with pytest.raises(InputError, match="length=0"):
         groups.two_layer_solution(group, function(group), 0)
     with pytest.raises(InputError, match="more than 100000 neurons"):

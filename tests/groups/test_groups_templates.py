@@ -94,6 +94,14 @@ def test_concerns_are_values_and_sentences():
     assert found.tied == ((1, 2),) and "agree within 5 %" in found.sentences[0]
 
 
+def test_rounding_of_float32_is_no_mean_and_no_irrep():
+    group = groups.named("special_linear(3)")
+    x = groups.generic(group, [0, 3, 0, 2, 1]).float().double() + 1e-8
+    assert groups.concerns(group, x).sentences == ()
+    assert groups.learning_order(group, x, 2) == groups.learning_order(group, groups.generic(group, [0, 3, 0, 2, 1]), 2)
+    assert len(groups.predict(group, x).stages) == 3
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
