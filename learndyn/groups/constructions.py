@@ -38,8 +38,8 @@ def two_layer_solution(
         length: k.
 
     Raises:
-        InputError: If the length is below 1, x is not float64, a block of x is neither zero nor invertible, or more than
-            100,000 neurons were needed.
+        InputError: If the length is below 1, x is not float64, a block of x is neither zero nor invertible, or more
+            than 100,000 neurons were needed.
     """
     if x.dtype != torch.float64:
         raise InputError(
