@@ -4,7 +4,7 @@ Mathematics alone: no network, no training. `named("dihedral(3)")` and `template
 text, `irreps` finds the representations of any group, `predict` says which is learnt when.
 """
 
-from learndyn.groups.census import Census, census, stratified
+from learndyn.groups.basins import Census, census, stratified
 from learndyn.groups.constructions import recurrent_state, tree_state, two_layer_solution, two_layer_state
 from learndyn.groups.families import (
     alternating,
@@ -22,10 +22,8 @@ from learndyn.groups.families import (
     special_linear,
     symmetric,
 )
-from learndyn.groups.fourier import convolve, fourier, inverse, power, project, translates
 from learndyn.groups.generated import from_matrices, from_permutations
 from learndyn.groups.group import FiniteGroup
-from learndyn.groups.irreps import Irrep, defect, irreps
 from learndyn.groups.loss import correlation, population_loss
 from learndyn.groups.prediction import (
     Prediction,
@@ -37,6 +35,7 @@ from learndyn.groups.prediction import (
     times,
     utilities,
 )
+from learndyn.groups.representations import Irrep, defect, irreps
 from learndyn.groups.sequences import Encoded, all_sequences, compose, encode
 from learndyn.groups.templates import (
     Concerns,
@@ -49,6 +48,7 @@ from learndyn.groups.templates import (
     powers,
     template,
 )
+from learndyn.groups.transform import convolve, fourier, inverse, power, project, translates
 
 __all__ = [
     "Census",

@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learndyn.errors import InputError
-from learndyn.groups.fourier import power
 from learndyn.groups.group import FiniteGroup
-from learndyn.groups.irreps import complex_matrices, irreps
+from learndyn.groups.representations import complex_matrices, irreps
 from learndyn.groups.templates import FLAT
+from learndyn.groups.transform import power
 
 MOST = 100_000  # neurons
 ABSENT = 1e-24  # share of the power that is rounding in float64

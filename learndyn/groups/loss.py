@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learndyn.errors import InputError
-from learndyn.groups.fourier import convolve, translates
 from learndyn.groups.group import FiniteGroup
+from learndyn.groups.transform import convolve, translates
 
 Incoming = Float[Tensor, "neurons length _"]
 Outgoing = Float[Tensor, "neurons _"]

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learndyn.errors import InputError
-from learndyn.groups.census import census
-from learndyn.groups.fourier import fourier, power
+from learndyn.groups.basins import census
 from learndyn.groups.group import FiniteGroup
-from learndyn.groups.irreps import Irrep, irreps
+from learndyn.groups.representations import Irrep, irreps
 from learndyn.groups.templates import ABSENT, Concerns, concerns
+from learndyn.groups.transform import fourier, power
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from learndyn.errors import InputError
-from learndyn.groups.fourier import translates
 from learndyn.groups.group import FiniteGroup
+from learndyn.groups.transform import translates
 
 MANY = 1_000_000  # sequences that are still enumerated
 

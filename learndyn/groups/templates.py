@@ -14,9 +14,9 @@ from torch import Tensor
 
 from learndyn.errors import InputError, unknown
 from learndyn.groups.families import read
-from learndyn.groups.fourier import fourier, power, project
 from learndyn.groups.group import FiniteGroup
-from learndyn.groups.irreps import irreps
+from learndyn.groups.representations import irreps
+from learndyn.groups.transform import fourier, power, project
 from learndyn.noise import generator
 
 FLAT = 1e-6  # σ_min/σ_max of a block, below which it cannot be inverted

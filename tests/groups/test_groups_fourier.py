@@ -8,7 +8,7 @@ from hypothesis import given, settings
 
 from learndyn import groups
 from learndyn.errors import InputError
-from learndyn.groups.fourier import slow_fourier
+from learndyn.groups.transform import slow_fourier
 
 FAST = ("cyclic(1)", "cyclic(8)", "cyclic(9)", "cyclic(4) x cyclic(6)", "cyclic(2) x cyclic(3) x cyclic(2)")
 

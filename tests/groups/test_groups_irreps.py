@@ -6,7 +6,8 @@ from group_cases import irrep_list, relabelled, shuffled
 from hypothesis import given, settings
 
 from learndyn import groups
-from learndyn.groups.irreps import complex_matrices, eigen_irreps
+from learndyn.groups.representations import complex_matrices, eigen_irreps
+from learndyn.noise import generator
 
 LISTS = {
     "cyclic(1)": "1r",
@@ -89,6 +90,38 @@ def test_complex_irreps_are_unitary_irreducible_and_make_up_the_real_ones(text):
         total = character.real if irrep.kind == "real" else 2 * character.real
         assert (total - irrep.character).abs().max() < 1e-13
         assert (character.imag.abs().max() > 1e-3) == (irrep.kind == "complex")
+
+
+@pytest.mark.parametrize("text", ["dihedral(4)", "quaternion"])
+def test_irreps_with_one_eigenvalue_are_drawn_again(text, monkeypatch):
+    """c = 1 on the subgroup of squares and 0 elsewhere: several irreps share an eigenvalue."""
+    group = groups.named(text)
+    normal, expected = group.mul.diagonal().unique(), groups.irreps(group)
+    drawn = []
+
+    class Unlucky:
+        def __init__(self, draw):
+            self.draw = draw
+
+        def standard_normal(self, shape):
+            c = torch.zeros(shape, dtype=torch.float64)
+            c[0, normal] = 1.0
+            drawn.append(self.draw)
+            return c.numpy()
+
+    def stuck(seed, purpose, *counters):
+        unlucky = purpose == "irreps" and counters[-1] < until
+        return Unlucky(counters[-1]) if unlucky else generator(seed, purpose, *counters)
+
+    monkeypatch.setattr("learndyn.groups.representations.generator", stuck)
+    until = 2
+    found = eigen_irreps(group)
+    assert drawn == [0, 1]
+    for one, other in zip(found, expected, strict=True):
+        assert one.kind == other.kind and (one.character - other.character).abs().max() < 1e-12
+    until = 5
+    with pytest.raises(ArithmeticError, match="No complete set of irreps"):
+        eigen_irreps(group)
 
 
 def test_the_same_irreps_every_time():

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from learndyn.errors import InputError
-from learndyn.groups.fourier import power, project
 from learndyn.groups.group import FiniteGroup
-from learndyn.groups.irreps import irreps
 from learndyn.groups.loss import correlation
+from learndyn.groups.representations import irreps
+from learndyn.groups.transform import power, project
 from learndyn.noise import generator
 
 STEP = 0.05  # of the unit sphere; the path is that of the flow, in a time of its own for each neuron

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from learndyn.errors import InputError
 from learndyn.groups.group import FiniteGroup
-from learndyn.groups.irreps import Irrep, irreps
+from learndyn.groups.representations import Irrep, irreps
 
 
 def fourier(group: FiniteGroup, x: Float[Tensor, "*batch elements"]) -> list[Float[Tensor, "*batch _ _"]]:

@@ -66,7 +66,7 @@ def irreps(group: FiniteGroup) -> tuple[Irrep, ...]:
     """All real irreps: trivial first, then by dimension, then by character (larger values first).
 
     Characters do not depend on how they were found; the basis of the matrices is arbitrary, but the same every time.
-    Measured on one thread: 0.02 s for order 60, 0.05 s for 120, 1.5 s for symmetric(6) (see docs/rooms/groups.md).
+    Measured on one thread: 0.01 s for order 60, 0.02 s for 120, 0.5 s for symmetric(6) (see docs/rooms/groups.md).
 
     >>> from learndyn.groups import dihedral
     >>> [(irrep.name, irrep.kind) for irrep in irreps(dihedral(3))]
