@@ -133,8 +133,8 @@ def complex_matrices(irrep: Irrep) -> Complex128[Tensor, "elements n n"]:
 
 def _attempt(group: FiniteGroup, draw: int) -> list[Irrep]:
     """One irrep of each class among the eigenspaces of one random element of the algebra."""
-    random = torch.from_numpy(generator(0, "irreps", group.order, draw).standard_normal((2, group.order)))
-    c = random[0] + random[0][group.inverse]
+    random = torch.from_numpy(generator(0, "irreps", group.order, draw).standard_normal(group.order))
+    c = random + random[group.inverse]
     quotients = group.mul[group.inverse]  # h⁻¹ k
     values, vectors = torch.linalg.eigh(c[quotients])
     cuts = ((values.diff() > GAP * values.abs().max()).nonzero().flatten() + 1).tolist()

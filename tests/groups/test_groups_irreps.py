@@ -105,7 +105,7 @@ def test_irreps_with_one_eigenvalue_are_drawn_again(text, monkeypatch):
 
         def standard_normal(self, shape):
             c = torch.zeros(shape, dtype=torch.float64)
-            c[0, normal] = 1.0
+            c[normal] = 1.0
             drawn.append(self.draw)
             return c.numpy()
 
