@@ -16,7 +16,8 @@ ALLOWED = {
     "noise": {"errors"},
     "storage": {"errors"},
     "runtime": set(),
-    "tasks": {"errors", "noise"},
+    "groups": {"errors", "noise"},
+    "tasks": {"errors", "noise", "groups"},
     "models": {"errors"},
     "symmetries": {"errors", "noise"},
     "optimizers": {"errors"},
@@ -31,6 +32,7 @@ ALLOWED = {
     "report": {*FOUNDATION, "compare", "record"},
     "experiments": {
         *FOUNDATION,
+        "groups",
         "tasks",
         "models",
         "optimizers",

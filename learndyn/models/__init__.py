@@ -9,21 +9,27 @@ see that it works in float64, under `torch.func.functional_call` and `vmap`, and
 from learndyn.models.deep_linear import deep_linear
 from learndyn.models.grokking_transformer import grokking_transformer
 from learndyn.models.mlp import mlp
+from learndyn.models.quadratic_rnn import quadratic_rnn
 from learndyn.models.resnet import resnet, resnet8, resnet20
 from learndyn.models.small_cnn import small_cnn
+from learndyn.models.tree_net import tree_net
 from learndyn.models.two_layer import alpha_from_delta, delta_from_alpha, two_layer
+from learndyn.models.two_layer_power import two_layer_power
 from learndyn.models.vgg import tiny_vgg, vgg16
 
 BUILT_IN = (
     "deep_linear",
     "grokking_transformer",
     "mlp",
+    "quadratic_rnn",
     "resnet",
     "resnet8",
     "resnet20",
     "small_cnn",
     "tiny_vgg",
+    "tree_net",
     "two_layer",
+    "two_layer_power",
     "vgg16",
 )
 
@@ -34,11 +40,14 @@ __all__ = [
     "delta_from_alpha",
     "grokking_transformer",
     "mlp",
+    "quadratic_rnn",
     "resnet",
     "resnet20",
     "resnet8",
     "small_cnn",
     "tiny_vgg",
+    "tree_net",
     "two_layer",
+    "two_layer_power",
     "vgg16",
 ]

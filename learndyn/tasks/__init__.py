@@ -9,6 +9,7 @@ from learndyn.tasks.arrays import npz
 from learndyn.tasks.cifar10 import cifar10
 from learndyn.tasks.digits import digits
 from learndyn.tasks.gratings import gratings
+from learndyn.tasks.group_composition import FreshCompositions, group_composition
 from learndyn.tasks.linear_teacher import linear_teacher
 from learndyn.tasks.mnist import mnist
 from learndyn.tasks.mnist5000 import mnist5000
@@ -33,6 +34,7 @@ BUILT_IN = (
     "cifar10",
     "digits",
     "gratings",
+    "group_composition",
     "linear_teacher",
     "mnist",
     "mnist5000",
@@ -49,12 +51,14 @@ BUILT_IN = (
 __all__ = [
     "BUILT_IN",
     "Batch",
+    "FreshCompositions",
     "Supervised",
     "Task",
     "cifar10",
     "cross_entropy",
     "digits",
     "gratings",
+    "group_composition",
     "half_squared_error",
     "hierarchy_sizes",
     "linear_teacher",

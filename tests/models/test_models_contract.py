@@ -11,9 +11,10 @@ from learndyn import models
 from learndyn.errors import InputError
 
 SMALL = tuple(name for name in models.BUILT_IN if name != "vgg16")  # 34 million weights take seconds each time
-SHAPES = {"vgg16": (3, 32, 32), "grokking_transformer": (4,)}
 TOKENS = ("grokking_transformer",)  # read sentences of tokens
-FLAT = ("deep_linear", "mlp", "two_layer", *TOKENS)  # need no images
+SEQUENCES = ("quadratic_rnn", "tree_net", "two_layer_power")  # read sequences of vectors
+SHAPES = {"vgg16": (3, 32, 32), "grokking_transformer": (4,), **dict.fromkeys(SEQUENCES, (4, 6))}
+FLAT = ("deep_linear", "mlp", "two_layer", *TOKENS, *SEQUENCES)  # need no images
 
 
 def build(name, seed=0, shape=None, **options):
@@ -58,7 +59,7 @@ def test_outputs_and_gradients_in_both_precisions(name, dtype):
 
 @pytest.mark.parametrize("shape", [(1, 7, 9), (3, 8, 8), (2, 13, 11)])
 def test_odd_sizes_and_other_channels(name, shape):
-    shape = shape[1:2] if name in TOKENS else shape
+    shape = shape[1:2] if name in TOKENS else (4, *shape[1:2]) if name in SEQUENCES else shape
     assert build(name, shape=shape)(sample(name, 2, shape)).shape == (2, 10)
 
 
