@@ -58,7 +58,7 @@ def claims(results: xr.DataTree) -> list[Claim]:
 
 
 def _neuron(found: xr.Dataset, law: xr.Dataset, settings: dict) -> list[Claim]:
-    curves = xr.concat([np.abs(found[n] - law[n]) for n in ("mu", "phi", "moved")], "name")
+    curves = xr.DataArray([float(np.abs(found[n] - law[n]).max()) for n in ("mu", "phi", "moved")])
     order = -np.log2(found.gd_error).diff("halving")
     far = np.log(found.far.values)
     power = np.polyfit(far, np.log(found.upstream_error.values), 1)[0]
@@ -98,7 +98,8 @@ def _neuron(found: xr.Dataset, law: xr.Dataset, settings: dict) -> list[Claim]:
         ),
         within(
             "delay-law",
-            "Far downstream the direction turns from phi = 0.3 to 0.9 after (|delta|/2r^2) ln[...]: integrated over law.",
+            "Far downstream the direction turns from phi = 0.3 to 0.9 after (|delta|/2r^2) ln[...]: integrated over "
+            "law.",
             Estimate(float(delay.mean()), float(delay.min()), float(delay.max()), "range over delta <= -30"),
             0.99,
             1.01,
@@ -192,7 +193,8 @@ def _cells(found: xr.Dataset) -> list[Claim]:
         ),
         at_least(
             "largest-kernel-distance-is-downstream",
-            f"But the kernel turns further mildly downstream (delta = -0.25) than upstream: difference of S at {steps}.",
+            "But the kernel turns further mildly downstream (delta = -0.25) than upstream: difference of S at "
+            f"{steps}.",
             over(gap),
             0.05,
             paper="0.6 against 0.25 at the end of its grid",
@@ -292,7 +294,9 @@ def crossings(found: xr.Dataset, alpha: float, settings: Settings) -> list[Cross
     """When the runs of an alpha grokked, those given up as that."""
     at = found.sel(grok_alpha=alpha)
     pairs = zip(at.grokked.values, at.grok_end.values)
-    return [Crossing(None, budget(settings, alpha)) if math.isnan(g) else Crossing(float(g), float(e)) for g, e in pairs]
+    return [
+        Crossing(None, budget(settings, alpha)) if math.isnan(g) else Crossing(float(g), float(e)) for g, e in pairs
+    ]
 
 
 def medians(found: xr.Dataset, settings: Settings) -> dict[float, Crossings]:
@@ -311,8 +315,8 @@ def _grokking(found: xr.Dataset, settings: Settings) -> list[Claim]:
     return [
         at_least(
             "grokks-sooner-upstream",
-            f"With embeddings divided by {alphas[-1]:g} a transformer groks sooner than with {alphas[0]:g}: share of all "
-            "pairs of runs, a run given up counting as later than its last step.",
+            f"With embeddings divided by {alphas[-1]:g} a transformer groks sooner than with {alphas[0]:g}: share of "
+            "all pairs of runs, a run given up counting as later than its last step.",
             exact(np.mean(sooner), f"exact, {len(sooner)} pairs"),
             0.8,
             paper="fastest at large alpha, no number",

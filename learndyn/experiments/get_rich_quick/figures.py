@@ -57,9 +57,9 @@ def _curves(found: xr.Dataset, law: xr.Dataset) -> Figure:
     axes[0].plot([], [], **BLACK, label="closed form")
     axes[0].legend(loc="lower right", fontsize=7.5)
     caption = (
-        "One neuron on white data, β* = (0, 1), from β = (−1, 0): gradient descent on a module (colour) under the closed "
-        "form (dashed). Upstream (red) the function comes first and the kernel stays; downstream (blue) nothing seems to "
-        "happen, then the kernel turns furthest. Answers to Fig. 3."
+        "One neuron on white data, β* = (0, 1), from β = (−1, 0): gradient descent on a module (colour) under the "
+        "closed form (dashed). Upstream (red) the function comes first and the kernel stays; downstream (blue) "
+        "nothing seems to happen, then the kernel turns furthest. Answers to Fig. 3."
     )
     return Figure("neuron", drawing, caption)
 
@@ -153,8 +153,8 @@ def _ends(found: xr.Dataset, law: xr.Dataset) -> Figure:
     ax.set(xlabel="β₁", ylabel="β₂", title="one equation, two weights")
     ax.legend(fontsize=7.5, loc="lower left")
     caption = (
-        "Paths of β from the same start (dot) and the interpolant that each δ ends in; crosses are foretold from the start "
-        "alone. Upstream goes straight to the line, downstream first along its own ray. Answers to Fig. 4b."
+        "Paths of β from the same start (dot) and the interpolant that each δ ends in; crosses are foretold from the "
+        "start alone. Upstream goes straight to the line, downstream first along its own ray. Answers to Fig. 4b."
     )
     return Figure("interpolants", drawing, caption)
 
@@ -174,9 +174,10 @@ def _cells(found: xr.Dataset) -> Figure:
             ax.set_yscale("log")
     axes[0].legend(fontsize=7)
     caption = (
-        f"Five cells of the grid at full size (100 inputs, 1000 examples), mean and range of {found.sizes['cells_seed']} "
-        "seeds. Upstream (δ = 1) the kernel turns and units change sides within tens of steps, on a short way, and the "
-        "test loss falls first. The largest S comes later, mildly downstream, with few units changing sides."
+        "Five cells of the grid at full size (100 inputs, 1000 examples), mean and range of "
+        f"{found.sizes['cells_seed']} seeds. Upstream (δ = 1) the kernel turns and units change sides within tens of "
+        "steps, on a short way, and the test loss falls first. The largest S comes later, mildly downstream, with "
+        "few units changing sides."
     )
     return Figure("cells", drawing, caption)
 
@@ -196,9 +197,9 @@ def _map(found: xr.Dataset) -> Figure:
         for ax, step in zip(column, (EARLY, last)):
             _heat(ax, found, name, step, f"{words}, step {step}", log, low=float(both.min()), high=float(both.max()))
     caption = (
-        f"The grid of Fig. 1b, mean of {found.sizes['map_seed']} seeds, colours shared in a column. Small τ and δ > 0: many "
-        "units change sides by step 100, on a short way, at the lowest test loss. Small τ and δ < 0: the longest way, and "
-        "late; the largest S lies at mildly negative δ. Large τ: lazy whatever δ."
+        f"The grid of Fig. 1b, mean of {found.sizes['map_seed']} seeds, colours shared in a column. Small τ and δ > "
+        "0: many units change sides by step 100, on a short way, at the lowest test loss. Small τ and δ < 0: the "
+        "longest way, and late; the largest S lies at mildly negative δ. Large τ: lazy whatever δ."
     )
     return Figure("map", drawing, caption)
 
@@ -212,9 +213,9 @@ def _split(found: xr.Dataset) -> Figure:
     for ax, (name, words) in zip(axes, names.items()):
         _heat(ax, found, name, last, f"{words}, step {last}", low=0.0, high=high)
     caption = (
-        "What moves the kernel: with the activation patterns of the start (middle), with its weights (right). Downstream "
-        "weights turn under patterns that stay, upstream patterns change under weights that hardly move. The two do not "
-        "add up."
+        "What moves the kernel: with the activation patterns of the start (middle), with its weights (right). "
+        "Downstream weights turn under patterns that stay, upstream patterns change under weights that hardly move. "
+        "The two do not add up."
     )
     return Figure("causes", drawing, caption)
 
@@ -243,15 +244,17 @@ def _grokking(found: xr.Dataset, settings: Settings) -> Figure:
     right.plot([], [], color="grey", label="validation")
     right.plot([], [], ":", color="grey", label="training")
     right.axhline(LEVEL, color="grey", linewidth=0.6, linestyle="--")
-    left.set(xscale="log", ylim=(0, None), xlabel="α (embeddings divided by)", ylabel="steps to 99 % validation accuracy")
+    left.set(
+        xscale="log", ylim=(0, None), xlabel="α (embeddings divided by)", ylabel="steps to 99 % validation accuracy"
+    )
     _plain(left.xaxis, found.grok_alpha.values)
     right.set(xlabel="step", ylabel="accuracy", ylim=(0, 1.02))
     left.legend(loc="upper right")
     right.legend(loc="lower right", fontsize=7.5)
     caption = (
         f"A one-layer transformer on {settings.operation} mod {settings.modulus}, {100 * settings.fraction:.0f} % for "
-        f"training, AdamW, {settings.grok_seeds} seeds. Open triangles are runs that were given up: their time is longer, and "
-        "is averaged with no other. Answers to Fig. 6d."
+        f"training, AdamW, {settings.grok_seeds} seeds. Open triangles are runs that were given up: their time is "
+        "longer, and is averaged with no other. Answers to Fig. 6d."
     )
     return Figure("grokking", drawing, caption)
 
@@ -269,8 +272,8 @@ def _tree(found: xr.Dataset) -> Figure:
     _plain(ax.xaxis, [float(f"{v:.3g}") for v in sizes])
     legend(ax)
     caption = (
-        f"Random hierarchy of 3 levels, P* = {scale}; mean and range of {found.sizes['tree_seed']} seeds; grey: chance. "
-        "Upstream (red) a network sees through it with fewer examples. Answers to Fig. 6c."
+        f"Random hierarchy of 3 levels, P* = {scale}; mean and range of {found.sizes['tree_seed']} seeds; grey: "
+        "chance. Upstream (red) a network sees through it with fewer examples. Answers to Fig. 6c."
     )
     return Figure("hierarchy", drawing, caption)
 
@@ -301,9 +304,9 @@ def _overlay(found: xr.Dataset, law: xr.Dataset) -> Figure:
     axes[3].set(xscale="log", xlabel="step", title="units that changed sides")
     axes[3].legend(fontsize=7.5)
     caption = (
-        f"Your model at several α, learning rate c/λ_max, {found.sizes['seed']} seeds: measured (solid) and foretold from "
-        "the first weights by linearised training (dashed). Upstream more units change sides while the weights move less "
-        "than near balance."
+        f"Your model at several α, learning rate c/λ_max, {found.sizes['seed']} seeds: measured (solid) and foretold "
+        "from the first weights by linearised training (dashed). Upstream more units change sides while the weights "
+        "move less than near balance."
     )
     return Figure("your-model", drawing, caption)
 
@@ -333,7 +336,7 @@ def _filters(found: xr.Dataset) -> Figure:
     _plain(ax.xaxis, alphas)
     ax.legend(fontsize=7.5)
     caption = (
-        "First filters after training on oriented gratings (first seed), and |(w/|w|) * Laplacian|², lower is smoother: at "
-        "small α they stay the noise that they were. Answers to Fig. 6b."
+        "First filters after training on oriented gratings (first seed), and |(w/|w|) * Laplacian|², lower is "
+        "smoother: at small α they stay the noise that they were. Answers to Fig. 6b."
     )
     return Figure("filters", drawing, caption)

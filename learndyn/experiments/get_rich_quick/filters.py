@@ -47,10 +47,10 @@ def measure_filters(settings: Settings, seed: int, progress: Progress) -> xr.Dat
     steps = s.filter_epochs * task.steps_per_epoch
     for alpha in s.filter_alphas:
         model = build_model(f"{__name__}:filter_net(alpha={alpha!r})", task, seed)
-        before = smoothness(model.first.weight, PRINTED).mean()
+        before = smoothness(model.get_parameter("first.weight"), PRINTED).mean()
         run = train(start(task, model, partial(torch.optim.SGD, lr=RATE, momentum=MOMENTUM)), steps)
         progress("filters", steps * 20)
-        w = run.state.model.first.weight.detach()
+        w = run.state.model.get_parameter("first.weight").detach()
         data: dict[str, Any] = {
             "roughness": ("filter", smoothness(w, PRINTED).numpy()),
             "roughness_first": float(before),

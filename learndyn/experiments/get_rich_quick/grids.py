@@ -1,4 +1,4 @@
-"""Two-layer ReLU networks against a teacher: cells of the grid at full size, a map over (τ, δ), and d = 2 to look at."""
+"""Two-layer ReLU networks against a teacher: cells of the grid at full size, a map over (τ, δ), and two inputs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -113,7 +113,7 @@ def measure_xor(settings: Settings, progress: Progress) -> xr.Dataset:
         x, y = task.evaluation(split)
         splits.append(Batch(torch.cat([x, torch.ones(len(x), 1)], 1).double(), y.double()))
     tau, delta = zip(*XOR)
-    data = Supervised(*splits, XOR_EXAMPLES, criterion=mean_squared_error, classes=1)
+    data = Supervised(splits[0], splits[1], XOR_EXAMPLES, criterion=mean_squared_error, classes=1)
     at = grid(tau, delta, (0,), [data], XOR_WIDTH, lr=XOR_RATE)
     looks = _even(settings.xor_steps, 60)
     paths, losses = _watched(at, looks, lambda nets: nets.first[0], progress)
@@ -152,5 +152,3 @@ def _watched(
         losses.append((grid_outputs(nets, at.inputs)[0] - at.targets).square().mean(-1).numpy())
     progress("in the plane", 200)
     return np.stack(seen), np.stack(losses)
-
-

@@ -20,7 +20,7 @@ from learndyn.tasks import Batch, Supervised
 TARGET = torch.tensor([0.0, 1.0], dtype=torch.float64)  # β* of Figs. 2 to 4a
 BETA = torch.tensor([-1.0, 0.0], dtype=torch.float64)
 UNTIL, HALVED_AT, SEEN = 20.0, 3.0, 45
-FAR = {"phi": (0.3, 0.9), "size": 0.5}  # where laws for large |δ| are tried
+TURN, SIZE = (0.3, 0.9), 0.5  # φ and |β₀| at which laws for large |δ| are tried
 SMALL = (1e-2, 1e-3, 1e-4)  # |β₀| at δ = 0
 BASIN_TARGET = torch.tensor([1.0, 0.25], dtype=torch.float64)  # App. fig. 7
 BASIN_DELTAS, NEXT_TO, ABOVE = (0.0, -2.0, -10.0), 1e-3, -4.0
@@ -36,15 +36,15 @@ def sum_of_squares(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def module(a: Tensor, w: Tensor) -> nn.Sequential:
     """The neuron as a network: two linear layers without biases."""
-    net = nn.Sequential(nn.Linear(len(w), 1, bias=False), nn.Linear(1, 1, bias=False)).double()
+    first, last = nn.Linear(len(w), 1, bias=False).double(), nn.Linear(1, 1, bias=False).double()
     with torch.no_grad():
-        net[0].weight.copy_(w[None])
-        net[1].weight.copy_(a.reshape(1, 1))
-    return net
+        first.weight.copy_(w[None])
+        last.weight.copy_(a.reshape(1, 1))
+    return nn.Sequential(first, last)
 
 
 def weights(net: nn.Module) -> tuple[Tensor, Tensor]:
-    """a and w of such a network, detached copies."""
+    """The weights a and w of such a network, detached copies."""
     w, a = (p.detach().clone() for p in net.parameters())
     return a.squeeze(), w[0]
 
@@ -66,8 +66,9 @@ def _curves(settings: Settings, progress: Progress) -> xr.Dataset:
     """Fig. 3: μ, φ and S(0, t) for every δ, and the books of δ.
 
     Returns:
-        Over (delta, look): `neuron_time`, `mu`, `phi`, `moved` with `predicted_`; over delta: `flow_error` of a and w, `books_error` (the bookkeeping η²(g_a² − |g_w|²)), `delta_drift`;
-        over (delta, halving): `gd_error` of β at t = 3.
+        Over (delta, look): `neuron_time`, `mu`, `phi`, `moved` with `predicted_`; over delta: `flow_error` of a and w,
+        `books_error` (the bookkeeping η²(g_a² − |g_w|²)), `delta_drift`; over (delta, halving): `gd_error` of β at
+        t = 3.
     """
     found = []
     data = Batch(torch.eye(2, dtype=torch.float64), TARGET[:, None])
@@ -110,7 +111,10 @@ def _curves(settings: Settings, progress: Progress) -> xr.Dataset:
         size = float(a.square() + w.square().sum())
         each |= {"books_error": abs(change - drift) / size, "delta_drift": abs(change) / size}
         flowed = flow(
-            module(a, w), loss, times[1:], {"all": lambda s: torch.cat([weights(s.model)[0][None], weights(s.model)[1]])}
+            module(a, w),
+            loss,
+            times[1:],
+            {"all": lambda s: torch.cat([p.flatten() for p in weights(s.model)])},
         )
         true = torch.cat([said.a[1:, None], said.w[1:]], 1)
         off = torch.from_numpy(flowed.series["all"].values) - true
@@ -144,8 +148,8 @@ def _far(settings: Settings) -> xr.Dataset:
     """
     data = Batch(torch.eye(2, dtype=torch.float64), TARGET[:, None])
     loss = partial(_loss, data=data)
-    (begin, end), size = FAR["phi"], FAR["size"]
-    beta = size * torch.tensor([(1 - begin**2) ** 0.5, begin], dtype=torch.float64)
+    begin, end = TURN
+    beta = SIZE * torch.tensor([(1 - begin**2) ** 0.5, begin], dtype=torch.float64)
     delays, said, errors = [], [], []
     for far in settings.far:
         said.append(float(law.delay(begin, end, 1.0, -far)))
@@ -158,9 +162,7 @@ def _far(settings: Settings) -> xr.Dataset:
         )
         delays.append(np.nan if flowed.stopped is None else flowed.stopped)
         times = torch.linspace(0, 10 / far, 41, dtype=torch.float64)[1:]
-        flowed = flow(
-            module(*law.factors(beta, far)), loss, times, {"beta": lambda s: torch.mul(*weights(s.model))}
-        )
+        flowed = flow(module(*law.factors(beta, far)), loss, times, {"beta": lambda s: torch.mul(*weights(s.model))})
         off = torch.from_numpy(flowed.series.beta.values) - law.upstream(beta, TARGET, far, times)
         errors.append(float(off.norm(dim=1).max()))
     data_ = {"delay": ("far", delays), "predicted_delay": ("far", said), "upstream_error": ("far", errors)}
@@ -174,22 +176,26 @@ def _small() -> xr.Dataset:
         Over small: `aligned_time`, when φ is 0.99, and `onset_time`, when μ is ½, with `predicted_`.
     """
     data = Batch(torch.eye(2, dtype=torch.float64), TARGET[:, None])
-    phi = FAR["phi"][0]
+    phi = TURN[0]
     direction = torch.tensor([(1 - phi**2) ** 0.5, phi], dtype=torch.float64)
     found: dict[str, list[float]] = {"aligned_time": [], "onset_time": []}
     levels = {"aligned_time": (1, 0.99), "onset_time": (0, 0.5)}
     for small in SMALL:
         for name, (which, level) in levels.items():
+
+            def missing(net: nn.Module, which: int = which, level: float = level) -> float:
+                return float(coordinates(*weights(net), TARGET)[which]) - level
+
             flowed = flow(
                 module(*law.factors(small * direction, 0.0)),
                 partial(_loss, data=data),
                 torch.tensor([30.0]),
-                stop=lambda net, which=which, level=level: float(coordinates(*weights(net), TARGET)[which]) - level,
+                stop=missing,
             )
             found[name].append(np.nan if flowed.stopped is None else flowed.stopped)
     aligned = np.arctanh(0.99) - np.arctanh(phi)  # of `law.alignment`, r = 1
     onset = law.onset(torch.tensor(SMALL, dtype=torch.float64), phi, 1.0)
-    made = {name: ("small", values) for name, values in found.items()}
+    made: dict[str, Any] = {name: ("small", values) for name, values in found.items()}
     made |= {"predicted_aligned_time": ("small", [aligned] * len(SMALL)), "predicted_onset_time": ("small", onset)}
     return xr.Dataset(made, {"small": list(SMALL)})
 
@@ -258,7 +264,11 @@ def follow(a: Tensor, w: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor
         if n % 30 == 0:
             times.append(t)
             seen.append((a, w))
-    return torch.tensor(times, dtype=torch.float64), torch.stack([s[0] for s in seen]), torch.stack([s[1] for s in seen])
+    return (
+        torch.tensor(times, dtype=torch.float64),
+        torch.stack([s[0] for s in seen]),
+        torch.stack([s[1] for s in seen]),
+    )
 
 
 def _ends(settings: Settings) -> xr.Dataset:

@@ -1,4 +1,4 @@
-"""Any model and task at several α: lazy or rich, as foretold from the first weights and as it came (sections 5 and 6)."""
+"""Any model and task at several α: lazy or rich, as foretold from the first weights and as it came (section 5)."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -49,12 +49,14 @@ def problem(settings: Settings, seed: int) -> tuple[Supervised, Any]:
         splits.append(Batch(x, y.double() if y.is_floating_point() or settings.squared else y))
     own = getattr(task, "criterion", cross_entropy)
     criterion = half_squares if settings.squared else own
-    shapes = SimpleNamespace(input_shape=tuple(splits[0].inputs.shape[1:]), classes=classes or splits[0].targets.shape[-1])
-    return Supervised(*splits, len(splits[0].inputs), criterion=criterion, classes=shapes.classes), shapes
+    train, test = splits
+    outputs = classes or train.targets.shape[-1]
+    shapes = SimpleNamespace(input_shape=tuple(train.inputs.shape[1:]), classes=outputs)
+    return Supervised(train, test, len(train.inputs), criterion=criterion, classes=outputs), shapes
 
 
 def network(settings: Settings, alpha: float, seed: int, shapes: Any, inputs: Tensor) -> tuple[nn.Module, float]:
-    """The model with its readout made small and α set, and by how much α changed its function (0 where it may be set)."""
+    """The model with its readout made small and α set, and by how much α changed its function."""
     s = settings
     model = build_model(s.model, shapes, seed).double()
     some = inputs[:8]
@@ -66,7 +68,7 @@ def network(settings: Settings, alpha: float, seed: int, shapes: Any, inputs: Te
         with torch.no_grad():
             for name, p in model.named_parameters():
                 if name in names:
-                    p *= s.readout
+                    p.mul_(s.readout)
     changed = scaled(model, alpha, some, first=s.first, last=s.last)
     return changed.model, changed.function_change
 

@@ -76,8 +76,8 @@ def xor(found: xr.Dataset) -> Figure:
     axes[1, -1].set(xscale="log", ylim=(0, None), ylabel="share of sides changed", xlabel="step")
     axes[0, -1].legend(fontsize=7)
     caption = (
-        "Exclusive or: regions of the plane by the parity of active units (their borders are the lines where a unit changes "
-        "sides), at the start and at the end. Upstream (first) the partition is rearranged before the loss falls; from a "
-        "large start (last) it stays. Answers to Fig. 5a, whose data are not given."
+        "Exclusive or: regions of the plane by the parity of active units (their borders are the lines where a unit "
+        "changes sides), at the start and at the end. Upstream (first) the partition is rearranged before the loss "
+        "falls; from a large start (last) it stays. Answers to Fig. 5a, whose data are not given."
     )
     return Figure("xor", drawing, caption)

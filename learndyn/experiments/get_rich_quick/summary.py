@@ -18,10 +18,10 @@ def lead(results: xr.DataTree) -> list[str]:
     found, law = results["measured"].to_dataset(), results["predicted"].to_dataset()
     s = json.loads(results.attrs["settings"])
     run = (
-        f"One neuron at {len(s['deltas'])} imbalances; two-layer ReLU networks against a teacher, {found.sizes['cell']} "
-        f"cells x {s['cell_seeds']} seeds at full size and {len(s['taus'])} x {len(s['map_deltas'])} x {s['map_seeds']} "
-        f"smaller; {s['operation']} mod {s['modulus']}; the random hierarchy; {s['model']} on {s['task']} at "
-        f"{len(s['alphas'])} alphas."
+        f"One neuron at {len(s['deltas'])} imbalances; two-layer ReLU networks against a teacher, "
+        f"{found.sizes['cell']} cells x {s['cell_seeds']} seeds at full size and {len(s['taus'])} x "
+        f"{len(s['map_deltas'])} x {s['map_seeds']} smaller; {s['operation']} mod {s['modulus']}; the random "
+        f"hierarchy; {s['model']} on {s['task']} at {len(s['alphas'])} alphas."
     )
     delay = (found.delay / law.delay).values
     flips = found.cell_hamming.sel(cell_step=EARLY).mean("cells_seed").values
@@ -31,8 +31,8 @@ def lead(results: xr.DataTree) -> list[str]:
     met = int(((found.regime == 0) == (law.regime == 0)).sum())
     return [
         run,
-        f"The closed form is the flow of one neuron to {float(found.flow_error.max()):.1g}; the delay law is met within "
-        f"{100 * np.abs(delay - 1).max():.2g} %.",
+        f"The closed form is the flow of one neuron to {float(found.flow_error.max()):.1g}; the delay law is met "
+        f"within {100 * np.abs(delay - 1).max():.2g} %.",
         f"Upstream is rapid: at tau = 0.1 and delta = 1, {flips[0]:.1f} of 50 units have changed sides after {EARLY} "
         f"steps, at delta = -1 {flips[3]:.2g}; and it is near: the parameters go {way[0]:.2g} and {way[3]:.2g}.",
         f"Steps to 99 % validation accuracy: {words}.",
@@ -44,15 +44,15 @@ def notes(results: xr.DataTree) -> list[str]:
     """What could mislead a reader."""
     s, found = json.loads(results.attrs["settings"]), results["measured"].to_dataset()
     said = [
-        "Alpha > 1 divides the first layer and multiplies the last, delta > 0: upstream. The paper's released code calls "
-        "alpha what is 1/alpha here. The neuron's loss is a sum with 1/2; the grid's a mean without, so its flow time is "
-        "2 x learning rate x steps / n in the neuron's units.",
-        "The kernel turns furthest mildly downstream, and late, not upstream. Upstream is rich because many units change "
-        "sides, early, on a short way: three numbers, not one.",
+        "Alpha > 1 divides the first layer and multiplies the last, delta > 0: upstream. The paper's released code "
+        "calls alpha what is 1/alpha here. The neuron's loss is a sum with 1/2; the grid's a mean without, so its "
+        "flow time is 2 x learning rate x steps / n in the neuron's units.",
+        "The kernel turns furthest mildly downstream, and late, not upstream. Upstream is rich because many units "
+        "change sides, early, on a short way: three numbers, not one.",
         "Runs that were given up before they grokked have no time; medians are Kaplan-Meier's, and an open marker is a "
         "lower bound. Dividing embeddings changes the function: what they feed is not homogeneous.",
-        "An MLP under AdamW, which is reported to gain nothing from divided embeddings, is not measured here: the gain is "
-        "that of this transformer.",
+        "An MLP under AdamW, which is reported to gain nothing from divided embeddings, is not measured here: the "
+        "gain is that of this transformer.",
         "Kernel distances of whole networks are not centred: where outputs share a mean they are small even if many "
         "units change sides.",
     ]
@@ -84,7 +84,14 @@ def _neuron(found: xr.Dataset, law: xr.Dataset) -> Table:
 
 def _cells(found: xr.Dataset) -> Table:
     rows: list[tuple[str, ...]] = []
-    names = ("kernel_distance", "kernel_distance_weights", "kernel_distance_patterns", "hamming", "distance", "test_loss")
+    names = (
+        "kernel_distance",
+        "kernel_distance_weights",
+        "kernel_distance_patterns",
+        "hamming",
+        "distance",
+        "test_loss",
+    )
     for i, name in enumerate(map(str, found.cell.values)):
         cells = []
         for metric in names:
@@ -93,7 +100,9 @@ def _cells(found: xr.Dataset) -> Table:
             cells.append(f"{early:.3g} → {late:.3g}")
         rows.append((name, *cells))
     header = ("cell", "S", "S, weights alone", "S, patterns alone", "Hamming, of 50", "|θ − θ₀|", "test loss")
-    caption = f"Step {EARLY} → {int(found.cell_step[-1])}, mean of {found.sizes['cells_seed']} seeds; d = 100, n = 1000."
+    caption = (
+        f"Step {EARLY} → {int(found.cell_step[-1])}, mean of {found.sizes['cells_seed']} seeds; d = 100, n = 1000."
+    )
     return Table("Cells of the grid of Fig. 1b", header, rows, caption)
 
 
@@ -101,7 +110,9 @@ def _grokking(found: xr.Dataset, settings: Settings) -> Table:
     rows: list[tuple[str, ...]] = []
     for alpha, told in medians(found, settings).items():
         at = found.sel(grok_alpha=alpha)
-        each = ", ".join("> " + f"{e:g}" if math.isnan(g) else f"{g:g}" for g, e in zip(at.grokked.values, at.grok_end.values))
+        each = ", ".join(
+            "> " + f"{e:g}" if math.isnan(g) else f"{g:g}" for g, e in zip(at.grokked.values, at.grok_end.values)
+        )
         rows.append((f"{alpha:g}", each, str(told)))
     header = ("α", "steps to 99 % validation", "together")
     caption = f"{settings.operation} mod {settings.modulus}, AdamW. '> N': given up at N, its time is longer."
@@ -132,12 +143,14 @@ def _overlay(found: xr.Dataset, law: xr.Dataset) -> Table:
         loss = float(seen.overlay_loss.isel(overlay_step=-1).mean())
         rows.append((f"{alpha:g}", f"{float(seen.rho.mean()):+.2f}", *cells, *kinds, number(loss)))
     header = ("α", "ρ", "S", "units that changed sides", "|θ − θ₀|/|θ₀|", "foretold", "measured", "loss")
-    caption = "Foretold from the first weights / measured at the end, means over seeds. ρ: imbalance of the first layer."
+    caption = (
+        "Foretold from the first weights / measured at the end, means over seeds. ρ: imbalance of the first layer."
+    )
     return Table("Your model: lazy or rich", header, rows, caption)
 
 
 def _filters(found: xr.Dataset) -> Table:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (f"{a:g}", number(float(found.roughness.sel(filter_alpha=a).mean())),
          number(float(found.roughness_first.sel(filter_alpha=a).mean())),
          number(float(found.filter_accuracy.sel(filter_alpha=a).mean())))
