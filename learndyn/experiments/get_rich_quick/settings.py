@@ -78,7 +78,7 @@ class Settings:
     samples: int = 60
     seeds: int = 2
     deltas: tuple[float, ...] = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
-    rate: float = 0.02
+    rate: float = 0.04
     halvings: int = 3
     far: tuple[float, ...] = (10.0, 30.0, 100.0)
     starts: int = 40
@@ -102,7 +102,7 @@ class Settings:
     grok_alphas: tuple[float, ...] = (1.0, 10.0, 100.0)
     grok_seeds: int = 3
     grok_steps: int = 900
-    patience: int = 500
+    patience: int = 600
     tree_sizes: tuple[int, ...] = (2000, 4000, 8000)
     tree_alphas: tuple[float, ...] = (0.1, 1.0, 10.0)
     tree_epochs: int = 60
