@@ -24,7 +24,7 @@ SAVED = 10.0  # seconds between two files
 
 
 class LastPosition(nn.Module):
-    """The same weights and the same logits of the last position, without what the others would say: a third of the work.
+    """The same weights and the same logits of the last position, without what the others would say: far less work.
 
     In a decoder of one layer the other positions are keys and values of the last one, and nothing else.
     """
