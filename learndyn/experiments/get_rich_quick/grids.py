@@ -105,7 +105,7 @@ def measure_xor(settings: Settings, progress: Progress) -> xr.Dataset:
 
     Returns:
         Over (case, xor_step): `xor_loss`, `xor_flipped`, the share of units and examples that have changed sides,
-        `xor_turned`, the mean angle in radians; over (case, end, line, weight): `xor_first` at the beginning and end.
+        `xor_turned`, the mean angle in radians; over (case, when, line, weight): `xor_first` at the beginning and end.
     """
     task = xor(XOR_EXAMPLES, spread=0.25, signs=True)
     splits = []
@@ -125,7 +125,7 @@ def measure_xor(settings: Settings, progress: Progress) -> xr.Dataset:
         "xor_loss": (("xor_step", "case"), losses),
         "xor_flipped": (("xor_step", "case"), (sides != sides[0]).double().mean((-2, -1)).numpy()),
         "xor_turned": (("xor_step", "case"), turned.numpy()),
-        "xor_first": (("end", "case", "line", "weight"), paths[[0, -1]]),
+        "xor_first": (("when", "case", "line", "weight"), paths[[0, -1]]),
         "xor_inputs": (("xor_example", "axis"), splits[0].inputs[:, :2].numpy()),
         "xor_target": ("xor_example", splits[0].targets[:, 0].numpy()),
     }

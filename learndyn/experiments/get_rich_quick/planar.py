@@ -58,7 +58,7 @@ def xor(found: xr.Dataset) -> Figure:
     for k, name in enumerate(found.case.values):
         for end, words in enumerate(("start", "end")):
             ax = axes[end, k]
-            first = found.xor_first.sel(case=name).isel(end=end).transpose("line", "weight").values
+            first = found.xor_first.sel(case=name).isel(when=end).transpose("line", "weight").values
             ax.imshow(regions(first), extent=(-REACH, REACH, -REACH, REACH), origin="lower", cmap="Greys", vmax=3)
             for sign, colour in ((1, COLOURS[0]), (-1, COLOURS[1])):
                 chosen = found.xor_target.values == sign
