@@ -15,8 +15,10 @@ from single_thread import one_thread  # noqa: F401  for every test here
 from learndyn.compare import Crossing
 from learndyn.errors import InputError
 from learndyn.experiments import get_rich_quick
-from learndyn.experiments.get_rich_quick import PRESETS, Settings, gather, grids, grokking, neuron, overlay, trees
+from learndyn.experiments.get_rich_quick import PRESETS, Settings, grids, grokking, neuron, overlay, trees
+from learndyn.experiments.get_rich_quick.claims import _grokking as claims_of_grokking
 from learndyn.experiments.get_rich_quick.claims import crossings, half_way, medians
+from learndyn.experiments.get_rich_quick.gather import measure, read_part
 from learndyn.experiments.get_rich_quick.planar import regions
 from learndyn.laws import neuron as law
 from learndyn.laws.linear.bias import implicit_bias
@@ -275,9 +277,9 @@ def test_runs_given_up_are_later_than_their_last_step_and_no_more():
         "median not within 20, reached by 1 of 2",
         "median not within 20, reached by 1 of 2",
     ]
-    claim = get_rich_quick.claims.__globals__["_grokking"](found, SMALL)[0]
+    claim = claims_of_grokking(found, SMALL)[0]
     assert claim.measured == 0.5 and claim.verdict == "fails"  # 10 is before both; a run given up is before none
-    sooner = get_rich_quick.claims.__globals__["_grokking"](made_up([[math.nan, 20], [10, 10]]), SMALL)[0]
+    sooner = claims_of_grokking(made_up([[math.nan, 20], [10, 10]]), SMALL)[0]
     assert sooner.measured == 1 and sooner.verdict == "holds"
 
 
@@ -313,7 +315,7 @@ def test_your_own_model_and_task(tmp_path):
 
 def test_parts_are_found_again(small):
     calls = []
-    gather.measure("xor", SMALL, small[0].folder, lambda what, units: calls.append(what))
+    measure("xor", SMALL, small[0].folder, lambda what, units: calls.append(what))
     assert calls == ["found"]
     with pytest.raises(InputError, match="missing or damaged"):
-        gather.read_part(small[0].folder, "xor-3")
+        read_part(small[0].folder, "xor-3")

@@ -20,7 +20,7 @@ from learndyn.compare import (
 )
 from learndyn.experiments.get_rich_quick.grids import CELLS
 from learndyn.experiments.get_rich_quick.grokking import LEVEL, budget
-from learndyn.experiments.get_rich_quick.settings import Settings
+from learndyn.experiments.get_rich_quick.settings import Settings, stored
 
 LEVEL_OF = 0.9  # of all intervals
 ROUNDING = 1e-12
@@ -50,7 +50,7 @@ def claims(results: xr.DataTree) -> list[Claim]:
         *_cells(found),
         *_map(found),
         *_plane(found),
-        *_grokking(found, Settings(**settings)),
+        *_grokking(found, stored(results.attrs["settings"])),
         *_tree(found),
         *_overlay(found, law, settings),
         *_filters(found),

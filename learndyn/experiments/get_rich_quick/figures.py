@@ -1,7 +1,5 @@
 """Theory dashed over measurement: the neuron, the grid, the plane, grokking, the hierarchy, your model, filters."""
 
-import json
-
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
@@ -13,7 +11,7 @@ from learndyn.experiments.get_rich_quick.claims import EARLY, medians
 from learndyn.experiments.get_rich_quick.grokking import LEVEL, budget
 from learndyn.experiments.get_rich_quick.neuron import BASIN_TARGET, LINE, LINE_BETA, SUM
 from learndyn.experiments.get_rich_quick.planar import plane, xor
-from learndyn.experiments.get_rich_quick.settings import Settings
+from learndyn.experiments.get_rich_quick.settings import Settings, stored
 from learndyn.report.figures import Figure, grid, legend
 from learndyn.report.style import COLOURS, style
 from learndyn.tasks import hierarchy_sizes
@@ -24,7 +22,7 @@ BLACK = {"color": "black", "linestyle": "--", "linewidth": 0.9}
 def figures(results: xr.DataTree) -> list[Figure]:
     """All figures of the report."""
     found, law = results["measured"].to_dataset(), results["predicted"].to_dataset()
-    settings = Settings(**json.loads(results.attrs["settings"]))
+    settings = stored(results.attrs["settings"])
     with style():
         made = [_curves(found, law), _portrait(found, law), _laws(found, law, settings), _ends(found, law)]
         made += [_cells(found), _map(found), _split(found), plane(found), xor(found)]
@@ -33,8 +31,9 @@ def figures(results: xr.DataTree) -> list[Figure]:
 
 
 def _hues(count: int) -> list:
-    """From downstream (blue) through balanced (grey) to upstream (red)."""
-    return [plt.get_cmap("coolwarm")(i / max(1, count - 1)) for i in range(count)]
+    """From downstream (blue) through balanced (grey, dark enough for paper) to upstream (red)."""
+    shades = [plt.get_cmap("coolwarm")(i / max(1, count - 1)) for i in range(count)]
+    return [("0.55" if 2 * i == count - 1 else shade) for i, shade in enumerate(shades)]
 
 
 def _plain(axis, values) -> None:
@@ -54,8 +53,8 @@ def _curves(found: xr.Dataset, law: xr.Dataset) -> Figure:
             ax.plot(found.neuron_time.sel(delta=delta), seen[name], color=hue, linewidth=2.4, label=f"δ = {delta:g}")
             ax.plot(found.neuron_time.sel(delta=delta), said[name], **BLACK)
         ax.set(xscale="log", xlim=(0.05, None), xlabel="flow time (η × steps)", ylabel=words)
-    axes[0].plot([], [], **BLACK, label="closed form")
-    axes[0].legend(loc="lower right", fontsize=7.5)
+    axes[2].plot([], [], **BLACK, label="closed form")
+    axes[2].legend(loc="upper left", fontsize=7.5)
     caption = (
         "One neuron on white data, β* = (0, 1), from β = (−1, 0): gradient descent on a module (colour) under the "
         "closed form (dashed). Upstream (red) the function comes first and the kernel stays; downstream (blue) "
@@ -125,6 +124,7 @@ def _laws(found: xr.Dataset, law: xr.Dataset, settings: Settings) -> Figure:
         legend(ax)
     for ax in axes[:2]:
         _plain(ax.xaxis, found.far.values)
+    _plain(axes[0].yaxis, [float(f"{v:.2g}") for v in law.delay.values])
     axes[3].legend(fontsize=6.5, ncols=2, loc="lower right")
     low = float(found.gd_error.min())
     axes[3].set_ylim(low / 30, None)
@@ -137,7 +137,7 @@ def _laws(found: xr.Dataset, law: xr.Dataset, settings: Settings) -> Figure:
 
 
 def _ends(found: xr.Dataset, law: xr.Dataset) -> Figure:
-    drawing, ax = plt.subplots(figsize=(5.6, 4.4))
+    drawing, ax = plt.subplots(figsize=(6.8, 4.2))
     direction = np.array([-LINE[0, 1], LINE[0, 0]])
     least = (LINE[0] * SUM / LINE.square().sum()).numpy()
     points = least + np.linspace(-2, 2, 3)[:, None] * direction
@@ -151,7 +151,7 @@ def _ends(found: xr.Dataset, law: xr.Dataset) -> Figure:
     ends = law.end.transpose("delta", "axis").values
     ax.set(xlim=(0, ends[:, 0].max() + 0.3), ylim=(-0.3, max(ends[:, 1].max(), 0.9) + 0.25))
     ax.set(xlabel="β₁", ylabel="β₂", title="one equation, two weights")
-    ax.legend(fontsize=7.5, loc="lower left")
+    ax.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     caption = (
         "Paths of β from the same start (dot) and the interpolant that each δ ends in; crosses are foretold from the "
         "start alone. Upstream goes straight to the line, downstream first along its own ray. Answers to Fig. 4b."
@@ -297,7 +297,7 @@ def _overlay(found: xr.Dataset, law: xr.Dataset) -> Figure:
         if floor:
             ax.set_ylim(max(min(floor), 1e-9) / 2, None)
         _plain(ax.xaxis, x)
-    axes[0].legend(loc="upper left")
+    axes[0].legend(loc="lower right", fontsize=7.5)
     for alpha, hue in zip(x, _hues(len(x))):
         values = found.patterns.sel(alpha=alpha).mean("seed")
         axes[3].plot(found.overlay_step[1:], values[1:], color=hue, label=f"α = {alpha:g}")

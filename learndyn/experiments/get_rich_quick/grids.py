@@ -36,7 +36,7 @@ def measure_cells(settings: Settings, seed: int, folder: Path, progress: Progres
     looks = _looks(settings.cell_steps)
     values = _followed(at, looks, folder / "states" / f"cells-{seed}.safetensors", progress)
     data = {f"cell_{name}": (("cell", "cell_step"), values[name]) for name in METRICS}
-    return xr.Dataset(data, {"cell": [f"τ = {t:g}, δ = {d:+g}" for t, d in CELLS], "cell_step": looks})
+    return xr.Dataset(data, {"cell": [_name(*c) for c in CELLS], "cell_step": looks})
 
 
 def measure_map(settings: Settings, seed: int, folder: Path, progress: Progress) -> xr.Dataset:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from scipy.interpolate import PchipInterpolator
 from torch import Tensor, nn
 
 from learndyn import observables
@@ -153,14 +154,7 @@ def _far(settings: Settings) -> xr.Dataset:
     delays, said, errors = [], [], []
     for far in settings.far:
         said.append(float(law.delay(begin, end, 1.0, -far)))
-        flowed = flow(
-            module(*law.factors(beta, -far)),
-            loss,
-            torch.tensor([2 * said[-1]]),
-            stop=lambda net: float(coordinates(*weights(net), TARGET)[1]) - end,
-            method="LSODA",
-        )
-        delays.append(np.nan if flowed.stopped is None else flowed.stopped)
+        delays.append(_reached(law.factors(beta, -far), 1, end, said[-1], "LSODA"))
         times = torch.linspace(0, 10 / far, 41, dtype=torch.float64)[1:]
         flowed = flow(module(*law.factors(beta, far)), loss, times, {"beta": lambda s: torch.mul(*weights(s.model))})
         off = torch.from_numpy(flowed.series.beta.values) - law.upstream(beta, TARGET, far, times)
@@ -169,32 +163,34 @@ def _far(settings: Settings) -> xr.Dataset:
     return xr.Dataset(data_, {"far": list(settings.far)})
 
 
+def _reached(first: tuple[Tensor, Tensor], which: int, level: float, guess: float, method: str = "DOP853") -> float:
+    """When μ (0) or φ (1) comes to a level along the flow of a module, nan unless within a factor 2 of the guess."""
+    data = Batch(torch.eye(2, dtype=torch.float64), TARGET[:, None])
+    times = guess * torch.linspace(0.5, 2, 301, dtype=torch.float64)
+    seen = {"seen": lambda s: coordinates(*weights(s.model), TARGET)[which]}
+    values = flow(module(*first), partial(_loss, data=data), times, seen, method=method).series.seen.values
+    above = np.flatnonzero(values >= level)
+    if not len(above) or above[0] < 3:
+        return np.nan
+    near = slice(above[0] - 3, above[0] + 3)
+    return float(PchipInterpolator(values[near], times.numpy()[near])(level))
+
+
 def _small() -> xr.Dataset:
     """δ = 0 from smaller and smaller starts: alignment does not wait, the fit does.
 
     Returns:
         Over small: `aligned_time`, when φ is 0.99, and `onset_time`, when μ is ½, with `predicted_`.
     """
-    data = Batch(torch.eye(2, dtype=torch.float64), TARGET[:, None])
     phi = TURN[0]
     direction = torch.tensor([(1 - phi**2) ** 0.5, phi], dtype=torch.float64)
-    found: dict[str, list[float]] = {"aligned_time": [], "onset_time": []}
-    levels = {"aligned_time": (1, 0.99), "onset_time": (0, 0.5)}
-    for small in SMALL:
-        for name, (which, level) in levels.items():
-
-            def missing(net: nn.Module, which: int = which, level: float = level) -> float:
-                return float(coordinates(*weights(net), TARGET)[which]) - level
-
-            flowed = flow(
-                module(*law.factors(small * direction, 0.0)),
-                partial(_loss, data=data),
-                torch.tensor([30.0]),
-                stop=missing,
-            )
-            found[name].append(np.nan if flowed.stopped is None else flowed.stopped)
-    aligned = np.arctanh(0.99) - np.arctanh(phi)  # of `law.alignment`, r = 1
+    aligned = float(np.arctanh(0.99) - np.arctanh(phi))  # of `law.alignment`, r = 1
     onset = law.onset(torch.tensor(SMALL, dtype=torch.float64), phi, 1.0)
+    found: dict[str, list[float]] = {"aligned_time": [], "onset_time": []}
+    for small, guess in zip(SMALL, onset.tolist()):
+        weights_ = law.factors(small * direction, 0.0)
+        found["aligned_time"].append(_reached(weights_, 1, 0.99, aligned))
+        found["onset_time"].append(_reached(weights_, 0, 0.5, guess))
     made: dict[str, Any] = {name: ("small", values) for name, values in found.items()}
     made |= {"predicted_aligned_time": ("small", [aligned] * len(SMALL)), "predicted_onset_time": ("small", onset)}
     return xr.Dataset(made, {"small": list(SMALL)})
@@ -261,7 +257,7 @@ def follow(a: Tensor, w: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor
         k4 = slope(a + h * k3[0], w + h * k3[1])
         a, w = (v + h / 6 * (p + 2 * q + 2 * r + s) for v, p, q, r, s in zip((a, w), k1, k2, k3, k4))
         t += h
-        if n % 30 == 0:
+        if n % (10 if t < 20 else 60) == 0:
             times.append(t)
             seen.append((a, w))
     return (

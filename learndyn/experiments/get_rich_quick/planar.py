@@ -7,8 +7,8 @@ import xarray as xr
 from learndyn.report.figures import Figure
 from learndyn.report.style import COLOURS
 
-POINTS = 200  # along a side of the pictures of regions
-REACH = 2.0
+POINTS = 300  # along a side of the pictures of regions
+REACH = 2.2
 
 
 def plane(found: xr.Dataset) -> Figure:
@@ -59,6 +59,7 @@ def xor(found: xr.Dataset) -> Figure:
         for end, words in enumerate(("start", "end")):
             ax = axes[end, k]
             first = found.xor_first.sel(case=name).isel(when=end).transpose("line", "weight").values
+            first = first[: len(first) // 2]  # at the start every line is there twice
             ax.imshow(regions(first), extent=(-REACH, REACH, -REACH, REACH), origin="lower", cmap="Greys", vmax=3)
             for sign, colour in ((1, COLOURS[0]), (-1, COLOURS[1])):
                 chosen = found.xor_target.values == sign
@@ -74,10 +75,11 @@ def xor(found: xr.Dataset) -> Figure:
             ax.plot(found.xor_step[1:], found[metric].sel(case=name)[1:], color=COLOURS[k], label=str(name))
     axes[0, -1].set(xscale="log", ylim=(0, None), ylabel="loss")
     axes[1, -1].set(xscale="log", ylim=(0, None), ylabel="share of sides changed", xlabel="step")
-    axes[0, -1].legend(fontsize=7)
+    axes[0, -1].legend(fontsize=7, loc="upper right")
     caption = (
         "Exclusive or: regions of the plane by the parity of active units (their borders are the lines where a unit "
-        "changes sides), at the start and at the end. Upstream (first) the partition is rearranged before the loss "
-        "falls; from a large start (last) it stays. Answers to Fig. 5a, whose data are not given."
+        "changes sides), at the start and at the end, of one of each pair of twins. Upstream (first) the partition "
+        "is rearranged before the loss falls; from a large start (last) it stays. Answers to Fig. 5a, whose data are "
+        "not given."
     )
     return Figure("xor", drawing, caption)

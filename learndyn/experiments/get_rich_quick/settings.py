@@ -1,7 +1,9 @@
 """What can be set, the presets, and what is refused before any time is spent."""
 
+import json
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -211,6 +213,13 @@ LEAST = {
     "threads": 1,
 }
 TEST = 5000  # held-out examples of the hierarchy
+
+
+def stored(text: str) -> Settings:
+    """The settings that results were made with, from their JSON."""
+    plain: dict[str, Any] = json.loads(text)
+    made: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
+    return Settings(**made)
 
 
 def validate(settings: Settings) -> None:

@@ -8,7 +8,7 @@ import xarray as xr
 
 from learndyn.experiments.get_rich_quick.claims import EARLY, medians, over
 from learndyn.experiments.get_rich_quick.overlay import REGIMES
-from learndyn.experiments.get_rich_quick.settings import Settings
+from learndyn.experiments.get_rich_quick.settings import Settings, stored
 from learndyn.report.page import Table, number
 from learndyn.tasks import hierarchy_sizes
 
@@ -26,7 +26,7 @@ def lead(results: xr.DataTree) -> list[str]:
     delay = (found.delay / law.delay).values
     flips = found.cell_hamming.sel(cell_step=EARLY).mean("cells_seed").values
     way = found.cell_distance.isel(cell_step=-1).mean("cells_seed").values
-    groks = medians(found, Settings(**s))
+    groks = medians(found, stored(results.attrs["settings"]))
     words = "; ".join(f"alpha = {a:g}: {told}" for a, told in groks.items())
     met = int(((found.regime == 0) == (law.regime == 0)).sum())
     return [
@@ -66,7 +66,7 @@ def notes(results: xr.DataTree) -> list[str]:
 def tables(results: xr.DataTree) -> list[Table]:
     """Delays, cells of the grid, grokking, the hierarchy, and foretold beside measured."""
     found, law = results["measured"].to_dataset(), results["predicted"].to_dataset()
-    settings = Settings(**json.loads(results.attrs["settings"]))
+    settings = stored(results.attrs["settings"])
     made = [_neuron(found, law), _cells(found), _grokking(found, settings), _tree(found), _overlay(found, law)]
     return [*made, _filters(found)] if "roughness" in found else made
 
