@@ -164,9 +164,9 @@ def _far(settings: Settings) -> xr.Dataset:
 
 
 def _reached(first: tuple[Tensor, Tensor], which: int, level: float, guess: float, method: str = "DOP853") -> float:
-    """When μ (0) or φ (1) comes to a level along the flow of a module, nan unless within a factor 2 of the guess."""
+    """When μ (0) or φ (1) comes to a level along the flow of a module, nan unless near the guess."""
     data = Batch(torch.eye(2, dtype=torch.float64), TARGET[:, None])
-    times = guess * torch.linspace(0.5, 2, 301, dtype=torch.float64)
+    times = guess * torch.linspace(0.8, 1.25, 91, dtype=torch.float64)
     seen = {"seen": lambda s: coordinates(*weights(s.model), TARGET)[which]}
     values = flow(module(*first), partial(_loss, data=data), times, seen, method=method).series.seen.values
     above = np.flatnonzero(values >= level)
