@@ -75,7 +75,7 @@ def xor(found: xr.Dataset) -> Figure:
             ax.plot(found.xor_step[1:], found[metric].sel(case=name)[1:], color=COLOURS[k], label=str(name))
     axes[0, -1].set(xscale="log", ylim=(0, None), ylabel="loss")
     axes[1, -1].set(xscale="log", ylim=(0, None), ylabel="share of sides changed", xlabel="step")
-    axes[0, -1].legend(fontsize=7, loc="upper right")
+    axes[0, -1].legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     caption = (
         "Exclusive or: regions of the plane by the parity of active units (their borders are the lines where a unit "
         "changes sides), at the start and at the end, of one of each pair of twins. Upstream (first) the partition "
