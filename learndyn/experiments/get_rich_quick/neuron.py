@@ -168,7 +168,8 @@ def _reached(first: tuple[Tensor, Tensor], which: int, level: float, guess: floa
     data = Batch(torch.eye(2, dtype=torch.float64), TARGET[:, None])
     times = guess * torch.linspace(0.8, 1.25, 91, dtype=torch.float64)
     seen = {"seen": lambda s: coordinates(*weights(s.model), TARGET)[which]}
-    values = flow(module(*first), partial(_loss, data=data), times, seen, method=method).series.seen.values
+    ran = flow(module(*first), partial(_loss, data=data), times, seen, method=method, rtol=1e-9, atol=1e-11)
+    values = ran.series.seen.values
     above = np.flatnonzero(values >= level)
     if not len(above) or above[0] < 3:
         return np.nan
