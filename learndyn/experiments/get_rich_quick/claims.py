@@ -314,7 +314,7 @@ def _grokking(found: xr.Dataset, settings: Settings) -> list[Claim]:
     known = seen.sel(grok_step=slice(None, min(at, budget(settings, alphas[0])))).max("grok_step")
     return [
         at_least(
-            "grokks-sooner-upstream",
+            "groks-sooner-upstream",
             f"With embeddings divided by {alphas[-1]:g} a transformer groks sooner than with {alphas[0]:g}: share of "
             "all pairs of runs, a run given up counting as later than its last step.",
             exact(np.mean(sooner), f"exact, {len(sooner)} pairs"),
