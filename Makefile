@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/learndyn run two-phase
 
 test: $(VENV)/installed-dev lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile  # else the threads of two processes wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder  # else the threads of two processes wait for each other
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

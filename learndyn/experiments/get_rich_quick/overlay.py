@@ -16,16 +16,11 @@ from learndyn.experiments.get_rich_quick.settings import Settings
 from learndyn.names import build_model, build_task
 from learndyn.record import Progress
 from learndyn.regime import card, imbalance, learning_rate, scaled
-from learndyn.tasks import Batch, Supervised, cross_entropy
+from learndyn.tasks import Batch, Supervised, cross_entropy, half_squared_error
 
 MOVED = ("kernel", "patterns", "parameters")
 LOOKS = 12
 REGIMES = ("lazy", "rich", "rapid rich", "delayed rich")
-
-
-def half_squares(outputs: Tensor, targets: Tensor) -> Tensor:
-    """½ |f − y|², summed over outputs, mean over examples: the loss whose curvature is that of the kernel over n."""
-    return (outputs - targets).square().flatten(1).sum(1).mean() / 2
 
 
 def problem(settings: Settings, seed: int) -> tuple[Supervised, Any]:
@@ -48,7 +43,7 @@ def problem(settings: Settings, seed: int) -> tuple[Supervised, Any]:
             y = F.one_hot(y, classes or int(y.max()) + 1)
         splits.append(Batch(x, y.double() if y.is_floating_point() or settings.squared else y))
     own = getattr(task, "criterion", cross_entropy)
-    criterion = half_squares if settings.squared else own
+    criterion = half_squared_error if settings.squared else own
     train, test = splits
     outputs = classes or train.targets.shape[-1]
     shapes = SimpleNamespace(input_shape=tuple(train.inputs.shape[1:]), classes=outputs)
