@@ -97,6 +97,40 @@ def plain(settings: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
+def part_file(folder: Path, part: str) -> Path:
+    """Where a part of an experiment that is one dataset leaves it; it is there when the part is done."""
+    return folder / "records" / f"{part}.nc"
+
+
+def write_part(folder: Path, part: str, found: xr.Dataset) -> None:
+    """Leave what a part has measured, whole or not at all."""
+    content = bytes(found.to_netcdf(engine="h5netcdf"))
+    write_atomically(part_file(folder, part), lambda temporary: temporary.write_bytes(content))
+
+
+def read_part(folder: Path, part: str) -> xr.Dataset:
+    """What a part has left.
+
+    Raises:
+        InputError: If its file is missing or damaged.
+    """
+    path = part_file(folder, part)
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as found:
+            return found.load()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is missing or damaged ({error}); delete it and run again.") from error
+
+
+def side_by_side(whole: xr.Dataset, settings: Any) -> xr.DataTree:
+    """Results from one dataset: what is called `predicted_x` goes to /predicted as x, all else to /measured."""
+    names = {n: n.removeprefix("predicted_") for n in map(str, whole.data_vars) if n.startswith("predicted_")}
+    measured, law = whole.drop_vars(list(names)), whole[list(names)].rename(names)
+    tree = xr.DataTree.from_dict({"/measured": measured, "/predicted": law})
+    tree.attrs["settings"] = json.dumps(plain(settings))
+    return tree
+
+
 def run_name(experiment: str, settings: dict[str, Any]) -> str:
     """Experiment and the first digits of a hash of all its settings."""
     text = json.dumps({"experiment": experiment, "settings": settings}, sort_keys=True)

@@ -1,13 +1,11 @@
 """Parts, and from their files to labelled arrays."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import xarray as xr
 
 from learndyn.dynamics.determinism import deterministic
-from learndyn.errors import InputError
 from learndyn.experiments.get_rich_quick.filters import measure_filters
 from learndyn.experiments.get_rich_quick.grids import measure_cells, measure_map, measure_plane, measure_xor
 from learndyn.experiments.get_rich_quick.grokking import budget, measure_grokking
@@ -15,8 +13,7 @@ from learndyn.experiments.get_rich_quick.neuron import measure_neuron
 from learndyn.experiments.get_rich_quick.overlay import measure_overlay
 from learndyn.experiments.get_rich_quick.settings import Settings
 from learndyn.experiments.get_rich_quick.trees import measure_tree
-from learndyn.record import Progress, plain
-from learndyn.storage import write_atomically
+from learndyn.record import Progress, part_file, read_part, side_by_side, write_part
 
 ONCE: dict[str, Callable[[Settings, Progress], xr.Dataset]] = {
     "neuron": measure_neuron,
@@ -66,8 +63,7 @@ def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> 
     Raises:
         InputError: If it cannot be run.
     """
-    target = folder / "records" / f"{part}.nc"
-    if target.exists():
+    if part_file(folder, part).exists():
         progress("found", work(settings))
         return
     kind, _, rest = part.partition("-")
@@ -79,8 +75,7 @@ def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> 
             found = LONG[kind](settings, FIRST + int(rest), folder, progress)
         else:
             found = SEEDED[kind](settings, int(rest), progress) if rest else ONCE[kind](settings, progress)
-    content = bytes(found.to_netcdf(engine="h5netcdf"))
-    write_atomically(target, lambda temporary: temporary.write_bytes(content))
+    write_part(folder, part, found)
 
 
 def gather(settings: Settings, folder: Path) -> xr.DataTree:
@@ -98,22 +93,4 @@ def gather(settings: Settings, folder: Path) -> xr.DataTree:
     ]
     found.append(xr.concat(grokked, "grok_alpha").assign_coords(grok_alpha=list(s.grok_alphas)))
     whole = xr.merge(found, combine_attrs="drop", compat="no_conflicts", join="outer")
-    names = {n: n.removeprefix("predicted_") for n in map(str, whole.data_vars) if n.startswith("predicted_")}
-    measured, law = whole.drop_vars(list(names)), whole[list(names)].rename(names)
-    tree = xr.DataTree.from_dict({"/measured": measured, "/predicted": law})
-    tree.attrs["settings"] = json.dumps(plain(settings))
-    return tree
-
-
-def read_part(folder: Path, part: str) -> xr.Dataset:
-    """What a part has left.
-
-    Raises:
-        InputError: If its file is missing or damaged.
-    """
-    path = folder / "records" / f"{part}.nc"
-    try:
-        with xr.open_dataset(path, engine="h5netcdf") as found:
-            return found.load()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is missing or damaged ({error}); delete it and run again.") from error
+    return side_by_side(whole, settings)

@@ -1,6 +1,5 @@
 """Parts, and from their files to labelled arrays."""
 
-import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -8,15 +7,13 @@ from pathlib import Path
 import xarray as xr
 
 from learndyn.dynamics.determinism import deterministic
-from learndyn.errors import InputError
 from learndyn.experiments.lambda_balanced.overlay import measure_overlay
 from learndyn.experiments.lambda_balanced.sequences import measure_reversal, measure_sequence
 from learndyn.experiments.lambda_balanced.settings import Settings
 from learndyn.experiments.lambda_balanced.shapes import measure_map, measure_shapes
 from learndyn.experiments.lambda_balanced.starts import measure_conserved, measure_inits, measure_saddles
 from learndyn.experiments.lambda_balanced.tree import STARTS, measure_tree
-from learndyn.record import Progress, plain
-from learndyn.storage import write_atomically
+from learndyn.record import Progress, part_file, read_part, side_by_side, write_part
 
 SEEDED: dict[str, Callable[[Settings, int, Progress], xr.Dataset]] = {
     "tree": measure_tree,
@@ -52,16 +49,14 @@ def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> 
     Raises:
         InputError: If it cannot be run.
     """
-    target = folder / "records" / f"{part}.nc"
-    if target.exists():
+    if part_file(folder, part).exists():
         progress("found", work(settings))
         return
     kind, _, seed = part.partition("-")
     with deterministic("cpu", settings.threads), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The start", category=UserWarning)  # remarks of the law, kept as data
         found = SEEDED[kind](settings, int(seed), progress) if seed else ONCE[kind](settings, progress)
-    content = bytes(found.to_netcdf(engine="h5netcdf"))
-    write_atomically(target, lambda temporary: temporary.write_bytes(content))
+    write_part(folder, part, found)
 
 
 def gather(settings: Settings, folder: Path) -> xr.DataTree:
@@ -73,22 +68,4 @@ def gather(settings: Settings, folder: Path) -> xr.DataTree:
     found = [each.assign_coords(seed=list(seeds)) for each in found] + [read_part(folder, kind) for kind in ONCE]
     whole = xr.merge(found, combine_attrs="drop", compat="no_conflicts", join="outer")
     whole = whole.assign({n: whole[n].astype(str) for n in whole.data_vars if whole[n].dtype == object})
-    names = {n: n.removeprefix("predicted_") for n in map(str, whole.data_vars) if n.startswith("predicted_")}
-    measured, law = whole.drop_vars(list(names)), whole[list(names)].rename(names)
-    tree = xr.DataTree.from_dict({"/measured": measured, "/predicted": law})
-    tree.attrs["settings"] = json.dumps(plain(settings))
-    return tree
-
-
-def read_part(folder: Path, part: str) -> xr.Dataset:
-    """What a part has left.
-
-    Raises:
-        InputError: If its file is missing or damaged.
-    """
-    path = folder / "records" / f"{part}.nc"
-    try:
-        with xr.open_dataset(path, engine="h5netcdf") as found:
-            return found.load()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is missing or damaged ({error}); delete it and run again.") from error
+    return side_by_side(whole, settings)

@@ -8,13 +8,11 @@ from pathlib import Path
 import xarray as xr
 
 from learndyn.dynamics.determinism import deterministic
-from learndyn.errors import InputError
 from learndyn.experiments.noether_dynamics.exact import EPS, MOMENTA, STEPS, measure_exact
 from learndyn.experiments.noether_dynamics.robustness import measure_robustness
 from learndyn.experiments.noether_dynamics.runs import measure_run
 from learndyn.experiments.noether_dynamics.settings import Settings
-from learndyn.record import Progress, plain
-from learndyn.storage import write_atomically
+from learndyn.record import Progress, part_file, plain, read_part, write_part
 
 
 def parts(settings: Settings) -> list[str]:
@@ -37,9 +35,8 @@ def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> 
     Raises:
         InputError: If a run diverges or cannot be recorded.
     """
-    target = folder / "records" / f"{part}.nc"
     kind, *numbers = part.split("-")
-    if target.exists():
+    if part_file(folder, part).exists():
         progress("found", work(settings))
         return
     with deterministic(settings.device if kind != "exact" else "cpu", settings.threads):
@@ -50,8 +47,7 @@ def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> 
             found = measure_robustness(settings, int(numbers[0]), progress)
         else:
             found = measure_exact(progress)
-    content = bytes(found.to_netcdf(engine="h5netcdf"))
-    write_atomically(target, lambda temporary: temporary.write_bytes(content))
+    write_part(folder, part, found)
     shutil.rmtree(folder / "work" / part, ignore_errors=True)  # records of every step are large, and can be made again
     with contextlib.suppress(OSError):  # others may be at work
         (folder / "work").rmdir()
@@ -85,17 +81,3 @@ def gather(settings: Settings, folder: Path) -> xr.DataTree:
     tree = xr.DataTree.from_dict({"/measured": measured, "/predicted": law})
     tree.attrs["settings"] = json.dumps(plain(settings))
     return tree
-
-
-def read_part(folder: Path, part: str) -> xr.Dataset:
-    """What a part has left.
-
-    Raises:
-        InputError: If its file is missing or damaged.
-    """
-    path = folder / "records" / f"{part}.nc"
-    try:
-        with xr.open_dataset(path, engine="h5netcdf") as found:
-            return found.load()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is missing or damaged ({error}); delete it and run again.") from error
