@@ -27,8 +27,25 @@ def population_loss(group: FiniteGroup, x: Float[Tensor, " elements"], u: Incomi
         InputError: If the weights do not fit the group.
     """
     correlations = correlation(group, x, u, w)
-    squares = (w @ w.T * _pairs(_answers(group, x, u))).sum()
+    squares = interaction(group, x, (u, w), (u, w)).sum()
     return 0.5 * x.square().sum() - correlations.sum() + 0.5 * squares
+
+
+def interaction(
+    group: FiniteGroup,
+    x: Float[Tensor, " elements"],
+    first: tuple[Float[Tensor, "neurons length n"], Float[Tensor, "neurons n"]],
+    second: tuple[Float[Tensor, "others length n"], Float[Tensor, "others n"]],
+) -> Float[Tensor, "neurons others"]:
+    """E⟨f_i, f_l⟩ of every two neurons, one of each set, which are given as (u, w).
+
+    Raises:
+        InputError: If the weights do not fit the group.
+    """
+    for u, w in (first, second):
+        _fits(group, u, w)
+    answers, others = _answers(group, x, first[0]), _answers(group, x, second[0])
+    return first[1] @ second[1].T * _pairs(answers, others)
 
 
 def correlation(
@@ -77,13 +94,15 @@ def _powers_of_sums(a: Float[Tensor, "neurons length elements"]) -> Float[Tensor
     return math.factorial(k) * series[k]
 
 
-def _pairs(a: Float[Tensor, "neurons length elements"]) -> Float[Tensor, "neurons neurons"]:
-    """E(Σ_j a_ij)^k (Σ_j a_lj)^k by the same in two variables; H × H matrices as coefficients."""
+def _pairs(
+    a: Float[Tensor, "neurons length elements"], b: Float[Tensor, "others length elements"]
+) -> Float[Tensor, "neurons others"]:
+    """E(Σ_j a_ij)^k (Σ_j b_lj)^k by the same in two variables; matrices of all pairs as coefficients."""
     k, n = a.shape[1], a.shape[2]
 
     def moments(j: int) -> list[list[Tensor]]:
-        powers = [a[:, j].pow(p) / math.factorial(p) for p in range(k + 1)]
-        return [[powers[p] @ powers[q].T / n for q in range(k + 1)] for p in range(k + 1)]
+        one, two = ([t[:, j].pow(p) / math.factorial(p) for p in range(k + 1)] for t in (a, b))
+        return [[one[p] @ two[q].T / n for q in range(k + 1)] for p in range(k + 1)]
 
     series = moments(0)
     for j in range(1, k):
