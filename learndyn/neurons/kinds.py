@@ -34,6 +34,7 @@ class Neuron:
         homogeneous: False if κ holds at the origin only; a dormant neuron is then its leading part.
         summed: Σ_i f_i, `(samples, outputs)`, if that can be had faster.
         correlated: E⟨f_i, r⟩, `(neurons,)`, of residuals `(samples, outputs)`, if that can be had faster.
+        smooth: False if its gradient jumps, as that of ReLU: steps are then explicit and coarse.
         placed: True if a neuron's row in θ says which neuron it is, so that rows cannot be left out.
     """
 
@@ -43,6 +44,7 @@ class Neuron:
     homogeneous: bool = True
     summed: Callable[[Tensor, Tensor], Tensor] | None = None
     correlated: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    smooth: bool = True
     placed: bool = False
 
     def answer(self, theta: Weights, inputs: Tensor) -> Float[Tensor, "samples outputs"]:
@@ -69,10 +71,19 @@ class Neuron:
         def correlated(theta: Tensor, inputs: Tensor, residual: Tensor) -> Tensor:
             return scale * self.correlation(TINY * theta, inputs, residual)
 
-        return Neuron(f"{self.name}, at the origin", self.degree, outputs, correlated=correlated, placed=self.placed)
+        return Neuron(
+            f"{self.name}, at the origin",
+            self.degree,
+            outputs,
+            correlated=correlated,
+            smooth=self.smooth,
+            placed=self.placed,
+        )
 
 
-def of_hidden(name: str, degree: float, hidden: Hidden, outputs: int, homogeneous: bool = True) -> Neuron:
+def of_hidden(
+    name: str, degree: float, hidden: Hidden, outputs: int, homogeneous: bool = True, smooth: bool = True
+) -> Neuron:
     """A neuron a·h(w, x) with θ = (w, a), a being the last `outputs` numbers.
 
     Args:
@@ -81,6 +92,7 @@ def of_hidden(name: str, degree: float, hidden: Hidden, outputs: int, homogeneou
         hidden: `(neurons, weights of w), (samples, ...) -> (neurons, samples)`.
         outputs: Number of outputs.
         homogeneous: As in `Neuron`.
+        smooth: As in `Neuron`.
     """
 
     def halves(theta: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,7 +110,7 @@ def of_hidden(name: str, degree: float, hidden: Hidden, outputs: int, homogeneou
         h, a = halves(theta, inputs)
         return (h * (a @ residual.T)).mean(1)
 
-    return Neuron(name, degree, each, homogeneous, summed, correlated)
+    return Neuron(name, degree, each, homogeneous, summed, correlated, smooth)
 
 
 def activated(activation: Callable[[Tensor], Tensor], outputs: int, name: str | None = None) -> Neuron:
@@ -129,7 +141,15 @@ def activated(activation: Callable[[Tensor], Tensor], outputs: int, name: str | 
         raise InputError(f"{label} behaves as z^{float(slopes[-1]):.3g} at 0, no power; no staircase is known.")
     scaled = 2.0**power * activation(at)
     same = bool((activation(2 * at) - scaled).abs().max() <= SAME * scaled.abs().max())
-    return of_hidden(label, power + 1, lambda w, x: activation(w @ x.T), outputs, same)
+    return of_hidden(label, power + 1, lambda w, x: activation(w @ x.T), outputs, same, not _kinked(activation))
+
+
+def _kinked(activation: Callable[[Tensor], Tensor]) -> bool:
+    """Whether the slope jumps somewhere: neighbours on a fine grid differ as much as those on a coarse one."""
+    at = torch.linspace(-4, 4, 8193, dtype=torch.float64) + 1 / 3e4
+    slope = torch.autograd.functional.jvp(activation, at, torch.ones_like(at))[1]
+    fine, coarse = slope.diff().abs().max(), slope[::8].diff().abs().max()
+    return bool(fine > 0.5 * coarse) and bool(fine > SAME * slope.abs().max())
 
 
 def linear(outputs: int) -> Neuron:
@@ -146,7 +166,8 @@ def relu(outputs: int, slope: float = 0.0) -> Neuron:
     if not math.isfinite(slope):
         raise InputError(f"slope={slope:g} of a leaky ReLU must be finite.")
     name = {0.0: "relu", -1.0: "abs"}.get(slope, f"leaky relu({slope:g})")
-    return of_hidden(name, 2, lambda w, x: torch.nn.functional.leaky_relu(w @ x.T, slope), outputs)
+    hidden = lambda w, x: torch.nn.functional.leaky_relu(w @ x.T, slope)  # noqa: E731
+    return of_hidden(name, 2, hidden, outputs, smooth=slope == 1)
 
 
 def power(outputs: int, exponent: int) -> Neuron:

@@ -19,7 +19,7 @@ Weights = Float[Tensor, "neurons weights"]
 class Problem(Protocol):
     """What `learndyn.laws.staircase.alternate` and `learndyn.dynamics.vanishing_flow` ask for.
 
-    A stranger's problem needs these five; residuals are of any kind that `utility` understands.
+    A stranger's problem needs these six; residuals are of any kind that `utility` understands.
     """
 
     @property
@@ -33,6 +33,10 @@ class Problem(Protocol):
     @property
     def placed(self) -> bool:
         """Whether rows of θ cannot be left out, because the place of a row says which neuron it is."""
+
+    @property
+    def smooth(self) -> bool:
+        """Whether gradients are continuous."""
 
     def loss(self, theta: Weights) -> Float[Tensor, ""]:
         """L of the sum of these neurons, of which there may be none; differentiable."""
@@ -69,6 +73,11 @@ class Sampled:
     def placed(self) -> bool:
         """As the neuron says."""
         return self.neuron.placed
+
+    @property
+    def smooth(self) -> bool:
+        """As the neuron says."""
+        return self.neuron.smooth
 
     def residual(self, theta: Weights) -> Float[Tensor, "samples outputs"]:
         """The rest, y − Σ_i f_i(x)."""
@@ -153,6 +162,11 @@ class InContext:
         """Any head can do anything."""
         return False
 
+    @property
+    def smooth(self) -> bool:
+        """Yes."""
+        return True
+
     def second_moment(self) -> Float[Tensor, "size size"]:
         """E[S²] = N(N+1)Σ² + N tr(Σ)Σ."""
         sigma, n = self.covariance, self.length
@@ -215,6 +229,11 @@ class Composition:
     def placed(self) -> bool:
         """Any neuron can do anything."""
         return False
+
+    @property
+    def smooth(self) -> bool:
+        """Yes."""
+        return True
 
     def parts(self, theta: Weights) -> tuple[Float[Tensor, "neurons length n"], Float[Tensor, "neurons n"]]:
         """(u, w) of θ."""

@@ -5,7 +5,7 @@ grows. The first whose norm reaches 1 wakes, the awake ones minimise the loss at
 """
 
 from learndyn.laws.staircase.alternating import Alternation, alternate
-from learndyn.laws.staircase.climb import Climb, climb
+from learndyn.laws.staircase.dormant import Climb, climb
 from learndyn.laws.staircase.steps import Event, Staircase, check_vanishing, flow_time, threshold
 
 __all__ = [

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from learndyn.errors import InputError
-from learndyn.laws.staircase.climb import climb
-from learndyn.laws.staircase.settle import settle
+from learndyn.laws.staircase.awake import settle, settle_roughly
+from learndyn.laws.staircase.dormant import climb
 from learndyn.laws.staircase.steps import Event, Staircase, check_vanishing
 from learndyn.neurons import Problem, Start
 
@@ -44,7 +44,7 @@ def alternate(
     asleep: float = 1e-3,
     gradient: float = 1e-7,
     patience: float = 10.0,
-    rtol: float = 1e-8,
+    rtol: float | None = None,
     rounds: int = 1000,
 ) -> Alternation:
     """Predict the staircase of gradient flow on L = ½E‖y − f‖² from first weights, without training.
@@ -69,7 +69,7 @@ def alternate(
         asleep: An awake neuron below this part of the largest norm, whose utility is not positive, falls asleep.
         gradient: Awake neurons stand still when no entry of the gradient is above this times √(first loss).
         patience: They are left where they are after this many times the flow time of the drop, if they still move.
-        rtol: Of the dormant neurons' steps; 1e-4 is enough for ReLU, whose kinks make smaller ones crawl.
+        rtol: Of the dormant neurons' steps; 1e-8 for smooth neurons and 1e-3 for others, on whose kinks steps crawl.
         rounds: At most so many drops.
 
     Raises:
@@ -77,6 +77,7 @@ def alternate(
     """
     _check(problem, start)
     kappa, stretch = float(problem.degree), 0.0 if preconditioned else float(problem.degree) - 2
+    rtol, rest_of = rtol or (1e-8 if problem.smooth else 1e-3), settle if problem.smooth else settle_roughly
     count = len(start.log_norms)
     phi, ell = start.directions.clone(), start.log_norms.clone()
     theta, awake = torch.zeros_like(phi), torch.zeros(count, dtype=torch.bool)
@@ -132,7 +133,7 @@ def alternate(
         moves, shrunk, tired = "asleep", asleep, list[int]()
         while moves == "asleep" and awake.any():
             loss = partial(_loss, problem, theta.clone(), awake.clone())
-            theta[awake], moves = settle(loss, theta[awake], tolerance, patience * time, shrunk)
+            theta[awake], moves = rest_of(loss, theta[awake], tolerance, patience * time, shrunk)
             small = _sleepers(problem, theta, awake, asleep)
             shrunk = asleep if small else 0.0  # small ones that are pushed to grow are left to
             phi[small], ell[small] = theta[small] / theta[small].norm(dim=1, keepdim=True), 0.0

@@ -7,8 +7,10 @@ part of the loss, whatever its curvatures and their signs: its steps grow withou
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.integrate import RK23
 from torch import Tensor
 
 Loss = Callable[[Float[Tensor, "neurons weights"]], Float[Tensor, ""]]
@@ -16,6 +18,8 @@ Loss = Callable[[Float[Tensor, "neurons weights"]], Float[Tensor, ""]]
 TOLERANCE = 3e-3  # of a step, relative to the weights: a gradient flow forgets its errors, and its end is what is used
 CHUNK = 64  # columns of a Hessian at once
 MOST = 600  # steps
+ROUGH = 1e-3  # relative tolerance of explicit steps
+FALLS = 1e-3  # part of the whole drop, in half as long again
 
 
 def settle(
@@ -65,6 +69,40 @@ def settle(
         if float(norms.min()) < asleep * float(norms.max()):
             return y.view(shape), "asleep"
     return y.view(shape), "moving"
+
+
+def settle_roughly(
+    loss: Loss, theta: Float[Tensor, "neurons weights"], tolerance: float, time: float, asleep: float = 0.0
+) -> tuple[Float[Tensor, "neurons weights"], str]:
+    """The same for a loss whose gradient jumps, by explicit steps; at rest as well when the loss no longer falls.
+
+    On a kink that pushes from both sides the gradient never vanishes.
+    """
+    shape = theta.shape
+
+    def value(y: Tensor) -> Tensor:
+        return loss(y.view(shape))
+
+    def field(_: float, y: np.ndarray) -> np.ndarray:
+        return -_slope(value, torch.from_numpy(np.array(y))).numpy()
+
+    solver = RK23(field, 0.0, theta.detach().flatten().numpy(), time, rtol=ROUGH, atol=1e-3 * ROUGH)
+    looked, before = 0.0, float(loss(theta))
+    first = before
+    while solver.status == "running":
+        solver.step()
+        y = torch.from_numpy(solver.y.copy())
+        norms = y.view(shape).norm(dim=1)
+        if float(norms.min()) < asleep * float(norms.max()):
+            return y.view(shape), "asleep"
+        if float(np.abs(solver.f).max()) <= tolerance:
+            return y.view(shape), "still"
+        if solver.t > 1.5 * looked:
+            looked, now = solver.t, float(value(y))
+            if before - now <= FALLS * (first - now):
+                return y.view(shape), "still"
+            before = now
+    return torch.from_numpy(solver.y.copy()).view(shape), "moving"
 
 
 def _slope(value: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ _E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 4
 NONE = 1e-12  # of the largest gradient
 BEND = 0.5  # of a step: what is left of an old direction, however little, must grow as it should
 FELT = 1e-10
+KINK = 10.0  # times the first bend
 LONG = 30.0  # times the way to the threshold, after which a neuron is given up
 STEPS = 4000
 ROOT = 60
@@ -105,6 +106,7 @@ def climb(
     top, far, gone = 0.0, float(ell.abs().max().clamp_min(10.0)), torch.zeros_like(ell)
     aside = FELT**0.5 * torch.ones_like(phi) / phi.shape[1] ** 0.5
     bend = torch.linalg.vector_norm(field((phi + aside, ell))[0] - slopes[0], dim=1) / FELT**0.5
+    sharpest = KINK * bend  # what bends more is a kink
     for _ in range(STEPS):
         top = max(top, float(slopes[1].max()))
         # a direction that stands still forgets how it came, and that decides where it turns next: it is followed on
@@ -129,7 +131,7 @@ def climb(
             hit &= y[1] >= -1e-10
         way = torch.linalg.vector_norm(y[0] - phi, dim=1)
         turned = torch.linalg.vector_norm(tangent - slopes[0], dim=1)
-        bend = torch.where(way > FELT, turned / way, bend)  # a shorter way is rounding
+        bend = torch.where(way > FELT, (turned / way).minimum(sharpest), bend)  # a shorter way is rounding
         for mine, new in zip(begin, y):
             mine[good] = new[good]
         gone = gone + torch.where(good, h, torch.zeros_like(h))
