@@ -11,6 +11,7 @@ from learndyn.dynamics.tangent import adjoint_norms, directions, lyapunov_expone
 from learndyn.dynamics.train import Run, train, update
 from learndyn.dynamics.trajectory import Checkpoints, Trajectory, load_weights
 from learndyn.dynamics.two_layer_kernel import two_layer_kernel
+from learndyn.dynamics.vanishing import attention_flow, diagonal_flow, linear_flow
 
 __all__ = [
     "Checkpoints",
@@ -26,9 +27,11 @@ __all__ = [
     "Trajectory",
     "adjoint_norms",
     "advance_grid",
+    "attention_flow",
     "descent",
     "directions",
     "displace",
+    "diagonal_flow",
     "diverging",
     "flow",
     "fork",
@@ -37,6 +40,7 @@ __all__ = [
     "grid_curvature",
     "grid_metrics",
     "grid_outputs",
+    "linear_flow",
     "linearise",
     "load_weights",
     "lyapunov_exponents",

@@ -4,6 +4,32 @@ A neuron is dormant while it is small: it turns towards the directions of larges
 grows. The first whose norm reaches 1 wakes, the awake ones minimise the loss at once, and the residual is another one.
 """
 
+from learndyn.laws.staircase.attention import AttentionModes, attention_loss, attention_staircase, square_of_scatter
+from learndyn.laws.staircase.bounds import lower_bounds
+from learndyn.laws.staircase.diagonal import DiagonalPath, diagonal_staircase, diagonal_time
+from learndyn.laws.staircase.linear import LinearModes, linear_curves, linear_seed, linear_staircase, linear_times
+from learndyn.laws.staircase.modular import ModularModes, modular_staircase
 from learndyn.laws.staircase.steps import Event, Staircase, check_vanishing, flow_time, threshold
 
-__all__ = ["Event", "Staircase", "check_vanishing", "flow_time", "threshold"]
+__all__ = [
+    "AttentionModes",
+    "DiagonalPath",
+    "Event",
+    "LinearModes",
+    "ModularModes",
+    "Staircase",
+    "attention_loss",
+    "attention_staircase",
+    "check_vanishing",
+    "diagonal_staircase",
+    "diagonal_time",
+    "flow_time",
+    "linear_curves",
+    "linear_seed",
+    "linear_staircase",
+    "linear_times",
+    "lower_bounds",
+    "modular_staircase",
+    "square_of_scatter",
+    "threshold",
+]
