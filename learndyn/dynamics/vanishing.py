@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import torch
 import xarray as xr
 from scipy.integrate import solve_ivp
 from torch import Tensor
@@ -17,7 +16,7 @@ from learndyn.errors import InputError
 
 CLIP = 60.0  # of exponents: e^60 is beyond any coefficient, and its square no overflow
 ABSOLUTE = 1e-6  # tolerance of weights relative to the start
-SMALLEST = 1e-13  # start from which on weights that mix are lost in rounding
+SMALLEST = 1e-14  # start from which on weights that mix are lost in rounding
 #: β = scale · α² sinh(2 s ln(1/α)), and how fast s = rate · G / ln(1/α) is.
 FORMS = {"product": (1.0, 1.0), "difference": (2.0, 2.0)}
 
@@ -96,7 +95,7 @@ def linear_flow(
     """Population gradient flow of f(x) = A W x on ½E|y − AWx|²: W' = AᵀE, A' = E Wᵀ with E = Σyx − AWΣxx.
 
     If Σxx commutes with ΣyxᵀΣyx, in the joint eigenvectors of both, where the start may be 1e-100. Otherwise starts
-    below 1e-13 would be lost in the rounding of what is learned.
+    below 1e-14 would be lost in the rounding of what is learned.
 
     Args:
         inner: W(0), `(H, d)`.
@@ -211,7 +210,7 @@ def attention_flow(
     vs, ks, qs = parts(found)
     maps = np.einsum("th,thi,thj->tij", vs, ks, qs)
     modes = np.diagonal(maps, axis1=1, axis2=2)
-    loss = (trace - 2 * modes @ (linear * values) + np.einsum("tij,i,j->t", maps**2, square, values)) / 2
+    loss = (trace - 2 * modes @ linear + np.einsum("tij,i,j->t", maps**2, square, values)) / 2
     norm = np.sqrt(vs**2 + (ks**2).sum(2) + (qs**2).sum(2))
     return xr.Dataset(
         {

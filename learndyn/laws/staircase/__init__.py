@@ -8,13 +8,15 @@ from learndyn.laws.staircase.attention import AttentionModes, attention_loss, at
 from learndyn.laws.staircase.bounds import lower_bounds
 from learndyn.laws.staircase.diagonal import DiagonalPath, diagonal_staircase, diagonal_time
 from learndyn.laws.staircase.linear import LinearModes, linear_curves, linear_seed, linear_staircase, linear_times
-from learndyn.laws.staircase.modular import ModularModes, modular_staircase
+from learndyn.laws.staircase.modular import FEW, GROUP, ModularModes, modular_staircase
 from learndyn.laws.staircase.steps import Event, Staircase, check_vanishing, flow_time, threshold
 
 __all__ = [
     "AttentionModes",
     "DiagonalPath",
     "Event",
+    "FEW",
+    "GROUP",
     "LinearModes",
     "ModularModes",
     "Staircase",

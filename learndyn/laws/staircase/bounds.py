@@ -1,4 +1,4 @@
-"""Earliest times of drops where no closed form is known: a neuron cannot grow faster than its largest utility lets it."""
+"""Earliest times of drops that have no closed form: no neuron grows faster than its largest utility lets it."""
 
 from collections.abc import Sequence
 

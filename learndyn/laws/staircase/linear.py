@@ -132,7 +132,7 @@ def linear_staircase(
 def linear_seed(
     modes: LinearModes, inner: Float[Tensor, "hidden d"], outer: Float[Tensor, "c hidden"]
 ) -> Float[Tensor, " modes"]:
-    """Logarithm of the part x_k of a start that grows into mode k (derived here, for starts → 0 and modes that commute).
+    """Logarithm of the part x_k of a start that grows into mode k (derived here; small starts, modes that commute).
 
     h_k = (Aᵀu_k + Wv_k)/2 grows as e^{σ_k t} until mode k is there; hidden directions that earlier modes took do not
     grow any more, so x_k = |w_k|² where w_k is h_k less its projection on h_1, …, h_{k−1}.
@@ -166,7 +166,7 @@ def linear_seed(
 
 
 def linear_times(modes: LinearModes, seed: Float[Tensor, " modes"]) -> Float[Tensor, " modes"]:
-    """Flow times at which half of each drop is done, t_k = ln(s_k(√2 − 1)/x_k) / (2σ_k) (derived here).
+    """Flow times at which half of each drop is done, t_k = ln((√2 − 1)(s_k/x_k − 1)) / (2σ_k) (derived here).
 
     The loss of a mode, (s − s_k(t))², has halved where s_k(t) = s(1 − 1/√2).
 
@@ -174,7 +174,7 @@ def linear_times(modes: LinearModes, seed: Float[Tensor, " modes"]) -> Float[Ten
         modes: Of `linear_staircase`.
         seed: ln x_k, of `linear_seed`.
     """
-    return (modes.values.log() + math.log(math.sqrt(2) - 1) - seed) / (2 * modes.growth)
+    return (_logit(modes, seed) + math.log(math.sqrt(2) - 1)) / (2 * modes.growth)
 
 
 def linear_curves(
@@ -187,9 +187,13 @@ def linear_curves(
         seed: ln x_k, of `linear_seed`.
         times: Flow times.
     """
-    share = (-(seed - modes.values.log()).exp()).log1p()  # ln(1 − x/s)
-    rest = share + modes.values.log() - seed - 2 * torch.outer(times.double(), modes.growth)
-    return modes.values * torch.sigmoid(-rest)
+    return modes.values * torch.sigmoid(2 * torch.outer(times.double(), modes.growth) - _logit(modes, seed))
+
+
+def _logit(modes: LinearModes, seed: Tensor) -> Tensor:
+    """Logarithm of s/x − 1 for x that are too small for a float."""
+    far = modes.values.log() - seed
+    return far + (-(-far).exp()).log1p()
 
 
 def _moments(covariance: Tensor, correlation: Tensor) -> tuple[Tensor, Tensor]:

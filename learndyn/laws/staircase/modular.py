@@ -1,6 +1,6 @@
 """Staircases of two-layer quadratic networks that learn modular addition, frequency by frequency (arXiv:2506.06489).
 
-Inputs are x_a and x_b, shifts of a template x of length p, x_a[n] = x[(n − a) mod p]; the target is x_{a+b}, over all p²
+Inputs are x_a and x_b, shifts of a template x of length p, x_a[n] = x[(n − a) mod p]; the target is x_{a+b}, all p²
 pairs. f = Σ_i (u_i·x_a + v_i·x_b)² w_i has neurons of degree 3, L = ½E|y − f|².
 """
 
