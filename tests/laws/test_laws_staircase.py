@@ -359,7 +359,7 @@ def test_six_neurons_are_one_frequency(p, k):
     for theta in (0, 2 * math.pi / 3, 4 * math.pi / 3):
         u = torch.linalg.pinv(shifts) @ torch.cos(places + theta)
         for sign in (1, -1):
-            total += sign * ((one + sign * two) @ u)[:, None] ** 2 * torch.cos(places + 2 * theta - phase)
+            total += sign * ((one + sign * two) @ u)[:, None] ** 2 * torch.cos(places + 2 * theta + phase)
     share = (total * y).sum() / (total * total).sum()
     assert float((share * total - y).abs().max()) < 1e-12 * float(y.abs().max()) * p and float(share) > 0
     assert GROUP == 6
