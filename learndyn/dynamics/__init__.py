@@ -4,6 +4,7 @@ from learndyn.dynamics.flow import Flow, descent, flow
 from learndyn.dynamics.grid import Grid, Nets, advance_grid, grid, grid_checkpoints, grid_outputs
 from learndyn.dynamics.grid_measures import diverging, grid_curvature, grid_metrics, normalised_lr, refuse_divergence
 from learndyn.dynamics.linearised import Linearised, linearise, train_linearised
+from learndyn.dynamics.log_polar import VanishingFlow, vanishing_flow
 from learndyn.dynamics.perturb import KINDS, Survival, displace, rounding_floor
 from learndyn.dynamics.replicas import train_together
 from learndyn.dynamics.state import ForeignState, State, fork, start, trainable, vector
@@ -11,6 +12,7 @@ from learndyn.dynamics.tangent import adjoint_norms, directions, lyapunov_expone
 from learndyn.dynamics.train import Run, train, update
 from learndyn.dynamics.trajectory import Checkpoints, Trajectory, load_weights
 from learndyn.dynamics.two_layer_kernel import two_layer_kernel
+from learndyn.dynamics.vanishing import attention_flow, diagonal_flow, linear_flow
 
 __all__ = [
     "Checkpoints",
@@ -24,11 +26,14 @@ __all__ = [
     "State",
     "Survival",
     "Trajectory",
+    "VanishingFlow",
     "adjoint_norms",
     "advance_grid",
+    "attention_flow",
     "descent",
     "directions",
     "displace",
+    "diagonal_flow",
     "diverging",
     "flow",
     "fork",
@@ -37,6 +42,7 @@ __all__ = [
     "grid_curvature",
     "grid_metrics",
     "grid_outputs",
+    "linear_flow",
     "linearise",
     "load_weights",
     "lyapunov_exponents",
@@ -51,5 +57,6 @@ __all__ = [
     "trainable",
     "two_layer_kernel",
     "update",
+    "vanishing_flow",
     "vector",
 ]

@@ -114,12 +114,13 @@ def vanishing_flow(
         return _jacobian(problem, stretch, torch.from_numpy(np.array(y)), count).numpy()
 
     y = torch.cat([start.log_norms, start.directions.flatten()]).numpy()
-    rtol = rtol or (1e-6 if problem.smooth else 1e-4)
-    options = {"rtol": rtol, "atol": 1e-3 * rtol, "max_step": longest}
-    solver = (
-        BDF(field, 0.0, y, until, jac=jacobian, **options) if problem.smooth else RK45(field, 0.0, y, until, **options)
-    )
-    times, states, pieces = [0.0], [y], []
+    if problem.smooth:
+        rtol, longest = rtol or 1e-6, _longest(problem, stretch, y, count)
+        solver = BDF(field, 0.0, y, until, jac=jacobian, rtol=rtol, atol=1e-3 * rtol, max_step=longest)
+    else:
+        rtol = rtol or 1e-3
+        solver = RK23(field, 0.0, y, until, rtol=rtol, atol=1e-3 * rtol)
+    times, states, pieces = [0.0], [y], list[Any]()
     losses = [_loss(problem, y, count)]
     stopped = f"flow time {until:g}"
     while solver.status == "running":

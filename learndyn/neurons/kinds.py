@@ -6,7 +6,7 @@ A kind of neuron is a function of weights `(neurons, D)` and inputs `(samples, .
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -71,14 +71,7 @@ class Neuron:
         def correlated(theta: Tensor, inputs: Tensor, residual: Tensor) -> Tensor:
             return scale * self.correlation(TINY * theta, inputs, residual)
 
-        return Neuron(
-            f"{self.name}, at the origin",
-            self.degree,
-            outputs,
-            correlated=correlated,
-            smooth=self.smooth,
-            placed=self.placed,
-        )
+        return replace(self, homogeneous=True, outputs=outputs, summed=None, correlated=correlated)
 
 
 def of_hidden(

@@ -5,17 +5,39 @@ grows. The first whose norm reaches 1 wakes, the awake ones minimise the loss at
 """
 
 from learndyn.laws.staircase.alternating import Alternation, alternate
+from learndyn.laws.staircase.attention import AttentionModes, attention_loss, attention_staircase, square_of_scatter
+from learndyn.laws.staircase.bounds import lower_bounds
+from learndyn.laws.staircase.diagonal import DiagonalPath, diagonal_staircase, diagonal_time
 from learndyn.laws.staircase.dormant import Climb, climb
+from learndyn.laws.staircase.linear import LinearModes, linear_curves, linear_seed, linear_staircase, linear_times
+from learndyn.laws.staircase.modular import FEW, GROUP, ModularModes, modular_staircase
 from learndyn.laws.staircase.steps import Event, Staircase, check_vanishing, flow_time, threshold
 
 __all__ = [
     "Alternation",
+    "AttentionModes",
     "Climb",
+    "DiagonalPath",
     "Event",
+    "FEW",
+    "GROUP",
+    "LinearModes",
+    "ModularModes",
     "Staircase",
     "alternate",
+    "attention_loss",
+    "attention_staircase",
     "check_vanishing",
     "climb",
+    "diagonal_staircase",
+    "diagonal_time",
     "flow_time",
+    "linear_curves",
+    "linear_seed",
+    "linear_staircase",
+    "linear_times",
+    "lower_bounds",
+    "modular_staircase",
+    "square_of_scatter",
     "threshold",
 ]
