@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.integrate import BDF, OdeSolution
+from scipy.integrate import BDF, RK23, OdeSolution
 from torch import Tensor
 
 from learndyn.errors import InputError
