@@ -7,6 +7,7 @@ kept short enough for what grows to grow as it should.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
