@@ -1,7 +1,7 @@
 """What neurons are to learn: the loss L = ½E‖y − Σ_i f_i‖² of their sum, and the utility of each against a residual."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from learndyn.neurons.starts import Start
 Weights = Float[Tensor, "neurons weights"]
 
 
+@runtime_checkable
 class Problem(Protocol):
     """What `learndyn.laws.staircase.alternate` and `learndyn.dynamics.vanishing_flow` ask for.
 
@@ -250,7 +251,7 @@ class Composition:
         """The neurons themselves: what they leave is known by their moments."""
         return theta
 
-    def utility(self, theta: Weights, residual: Weights) -> Float[Tensor, " neurons"]:
+    def utility(self, theta: Weights, residual: Float[Tensor, "others weights"]) -> Float[Tensor, " neurons"]:
         """E⟨f_i, x_{g₁…g_k}⟩ less E⟨f_i, f_j⟩ of the neurons that the residual is of."""
         alone = groups.correlation(self.group, self.template, *self.parts(theta))
         if not len(residual):

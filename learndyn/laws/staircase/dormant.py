@@ -102,11 +102,11 @@ def climb(
     largest = float(slopes[3].max())
     if largest == 0 or not math.isfinite(largest):
         return Climb(phi, ell, torch.full_like(ell, math.inf), crossed)
-    h = 0.01 / slopes[3].clamp_min(1e-6 * largest)
     top, far, gone = 0.0, float(ell.abs().max().clamp_min(10.0)), torch.zeros_like(ell)
     aside = FELT**0.5 * torch.ones_like(phi) / phi.shape[1] ** 0.5
     bend = torch.linalg.vector_norm(field((phi + aside, ell))[0] - slopes[0], dim=1) / FELT**0.5
     sharpest = KINK * bend  # what bends more is a kink
+    h = 0.01 / slopes[3].clamp_min(1e-6 * largest).maximum(bend)
     for _ in range(STEPS):
         top = max(top, float(slopes[1].max()))
         # a direction that stands still forgets how it came, and that decides where it turns next: it is followed on
@@ -131,7 +131,8 @@ def climb(
             hit &= y[1] >= -1e-10
         way = torch.linalg.vector_norm(y[0] - phi, dim=1)
         turned = torch.linalg.vector_norm(tangent - slopes[0], dim=1)
-        bend = torch.where(way > FELT, (turned / way).minimum(sharpest), bend)  # a shorter way is rounding
+        # a shorter way is rounding; a slow way hides what is faster and still smaller
+        bend = bend.maximum(torch.where(way > FELT, (turned / way).minimum(sharpest), bend))
         for mine, new in zip(begin, y):
             mine[good] = new[good]
         gone = gone + torch.where(good, h, torch.zeros_like(h))
