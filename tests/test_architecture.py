@@ -22,7 +22,7 @@ ALLOWED = {
     "symmetries": {"errors", "noise"},
     "optimizers": {"errors"},
     "dynamics": {*FOUNDATION, "tasks", "optimizers"},
-    "observables": {*FOUNDATION, "tasks", "dynamics"},
+    "observables": {*FOUNDATION, "groups", "tasks", "dynamics"},
     "laws": {"errors"},
     "recorder": {*FOUNDATION, "dynamics", "laws"},
     "regime": {*FOUNDATION, "tasks", "models", "symmetries", "dynamics", "observables", "laws"},

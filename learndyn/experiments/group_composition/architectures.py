@@ -62,7 +62,8 @@ def stacked(architecture: str, task: Any, widths: list[int], seeds: int, scale: 
     whole = {name: torch.zeros(len(states), *t.shape) for name, t in widest.items()}
     for i, state in enumerate(states):
         for name, t in state.items():
-            whole[name][(i, *(slice(0, size) for size in t.shape))] = t
+            place: Any = (i, *(slice(0, size) for size in t.shape))
+            whole[name][place] = t
     return whole
 
 
@@ -153,6 +154,13 @@ def _widths(name: str, settings: Settings, loss: Tensor, widths: list[int], need
     return xr.Dataset(data, {"factor": list(settings.factors)})
 
 
+def exact_state(group: FiniteGroup, x: Tensor, architecture: str, length: int) -> dict[str, Tensor]:
+    """Constructed weights of one of the architectures."""
+    if architecture == "two_layer_power":
+        return groups.two_layer_state(group, x, length)
+    return groups.recurrent_state(group, x) if architecture == "quadratic_rnn" else groups.tree_state(group, x, length)
+
+
 def measure_exact(settings: Settings, progress: Progress) -> xr.Dataset:
     """Constructed weights in the modules themselves, on all sequences or a sample.
 
@@ -173,11 +181,7 @@ def measure_exact(settings: Settings, progress: Progress) -> xr.Dataset:
                 tree = architecture == "tree_net"
                 if count > settings.exact_most or (tree and length & (length - 1)):
                     continue
-                state = {
-                    "two_layer_power": lambda: groups.two_layer_state(group, x, length),
-                    "quadratic_rnn": lambda: groups.recurrent_state(group, x),
-                    "tree_net": lambda: groups.tree_state(group, x, length),
-                }[architecture]()
+                state = exact_state(group, x, architecture, length)
                 inputs, targets = encoded(group, x, length, tree, TRIED)
                 task = SimpleNamespace(input_shape=tuple(inputs.shape[1:]), classes=group.order)
                 found = state["last.weight"].shape[1]

@@ -64,7 +64,9 @@ def measure(part: str, settings: Settings, folder: Path, progress: Progress) -> 
 def gather(settings: Settings, folder: Path) -> xr.DataTree:
     """All parts as labelled arrays; staircases side by side, filled up with nan to the one with most irreps."""
     s = settings
-    stairs = xr.concat([read_part(folder, f"stair-{i}") for i in range(len(s.groups))], "case", join="outer")
+    each = [read_part(folder, f"stair-{i}") for i in range(len(s.groups))]
+    each = [part.assign(stair_facts=part.stair_facts.astype(object)) for part in each]  # texts of any length
+    stairs = xr.concat(each, "case", join="outer")
     sequences = xr.concat(
         [
             xr.concat([read_part(folder, f"{name}-{i}") for i in range(len(s.sequence_lengths))], "sequence_length")

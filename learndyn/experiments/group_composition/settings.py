@@ -32,7 +32,7 @@ class Settings:
         alphas: Standard deviations of the weights at the start.
         seeds: Starts of each.
         step: Flow time of a step, in units of 1/U* of the first irrep.
-        reach: Flow time of a run, in units of the predicted time of the last irrep with neurons in its basin.
+        reach: Flow time of a run, in units of the predicted time of the last irrep.
         small_group: Group of the runs from smaller and smaller starts.
         small_template: Its encoding.
         small_width: Hidden units.
@@ -81,7 +81,7 @@ class Settings:
     alphas: tuple[float, ...] = (1e-4, 1e-4, 1e-4, 1e-4, 1e-3, 1e-4, 1e-4)
     seeds: int = 3
     step: float = 0.005
-    reach: float = 1.6
+    reach: float = 1.8
     small_group: str = "cyclic(5)"
     small_template: str = "powers(0, 8, 5)"
     small_width: int = 60
@@ -159,7 +159,8 @@ PRESETS = {
 }  # fmt: skip
 
 LEAST = {
-    "seeds": 1, "small_width": 1, "starved_width": 1, "exact_most": 1, "width_seeds": 1, "width_steps": 20, "threads": 1,
+    "seeds": 1, "small_width": 1, "starved_width": 1, "exact_most": 1, "width_seeds": 1, "width_steps": 20,
+    "threads": 1,
 }  # fmt: skip
 
 
@@ -253,7 +254,9 @@ def lone_case(settings: Settings, kind: str, alpha: float) -> Case:
     """The case of the runs called "small" or "starved"."""
     text = getattr(settings, f"{kind}_group")
     group, template = group_of(text), getattr(settings, f"{kind}_template")
-    return Case(f"{text}, {template}, k = 2", group, encoding(group, template), 2, getattr(settings, f"{kind}_width"), alpha)
+    return Case(
+        f"{text}, {template}, k = 2", group, encoding(group, template), 2, getattr(settings, f"{kind}_width"), alpha
+    )
 
 
 def stored(text: str) -> Settings:
@@ -289,9 +292,13 @@ def validate(settings: Settings) -> None:
         raise InputError(f"small_alphas={s.small_alphas} must fall.")
     for name in ("lengths", "exact_lengths", "sequence_lengths", "width_lengths"):
         if min(getattr(s, name)) < 2:
-            raise InputError(f"{name}={getattr(s, name)} must be 2 or more: there is nothing to compose in one element.")
+            raise InputError(
+                f"{name}={getattr(s, name)} must be 2 or more: there is nothing to compose in one element."
+            )
     if len(s.width_lengths) != len(s.width_groups):
-        raise InputError(f"width_lengths={s.width_lengths} must have one entry for each of {len(s.width_groups)} groups.")
+        raise InputError(
+            f"width_lengths={s.width_lengths} must have one entry for each of {len(s.width_groups)} groups."
+        )
     if not 0 < s.width_rate < 1 or not 0 < s.width_scale < math.inf:
         raise InputError(f"width_rate={s.width_rate:g} must lie in (0, 1), and width_scale={s.width_scale:g} above 0.")
     for text in (*s.exact_groups, *s.width_groups, s.sequence_group):
@@ -324,7 +331,7 @@ def warnings_before(case: Case, prediction: groups.Prediction) -> list[str]:
     said = list(prediction.sentences)
     if case.width < prediction.neurons:
         said.append(
-            f"The width {case.width} is below the {prediction.neurons} neurons of the exact solution: the loss may stop "
-            "above 0."
+            f"The width {case.width} is below the {prediction.neurons} neurons of the exact solution: the loss may "
+            "stop above 0."
         )
     return said

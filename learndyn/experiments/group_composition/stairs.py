@@ -32,24 +32,21 @@ def foretold(case: Case, weights: Sequence[tuple[Tensor, Tensor]]) -> list[Predi
     return [groups.predict(case.group, case.x, case.length, u=u, w=w) for u, w in weights]
 
 
-def clock(predictions: Sequence[Prediction], step: float, reach: float, starved: bool = False) -> tuple[Tensor, set[int]]:
+def clock(predictions: Sequence[Prediction], step: float, reach: float) -> tuple[Tensor, set[int]]:
     """Lengths of all steps, and at which to look: shorter while the early irreps are learnt, which are the fast ones.
 
     Args:
         predictions: Of all starts that run together.
         step: Flow time of a step in units of 1/U* of the irrep that is being learnt.
         reach: Length of the run in units of the time of the last irrep.
-        starved: Also wait for irreps without neurons.
     """
     fastest = max(s.utility for p in predictions for s in p.stages)
     rates: list[float] = []
-    looks, now = {0}, 0.0
+    looks, now, end, rate = {0}, 0.0, 0.0, 0.0
     stages = predictions[0].stages
     for place, stage in enumerate(stages):
         if math.isnan(stage.time):
             continue  # the trivial irrep
-        if not starved and place and not any(p.stages[place].starters > 0 for p in predictions):
-            continue
         slowest = max(p.stages[place].time for p in predictions)
         rate = min(step / stage.utility, max(LARGEST, step) / fastest)
         count = max(0, math.ceil((SETTLED * slowest - now) / rate))
@@ -97,7 +94,7 @@ def measure_stair(settings: Settings, number: int, progress: Progress) -> xr.Dat
             }
         ),
     }
-    return xr.Dataset(data)
+    return _numbered(data)
 
 
 def laid(told: Sequence[Prediction], seen: Descent) -> dict[str, Any]:
@@ -155,7 +152,7 @@ def measure_small(settings: Settings, progress: Progress) -> xr.Dataset:
     for name in ("drop_time", "predicted_drop_time"):
         rows = made[name][1].reshape(*shape, -1)
         data[name.replace("drop_time", "small_drop")] = (("small", "seed", "rank"), rows)
-    return xr.Dataset(data, {"small": list(settings.small_alphas)})
+    return _numbered(data).assign_coords(small=list(settings.small_alphas))
 
 
 def measure_starved(settings: Settings, progress: Progress) -> xr.Dataset:
@@ -174,7 +171,7 @@ def measure_starved(settings: Settings, progress: Progress) -> xr.Dataset:
     scale = float(np.mean([largest_norm(u, w) for u, w in weights]))
     weights += [groups.stratified(case.group, counts, 2, scale, seed) for seed in range(seeds)]
     told = foretold(case, weights)
-    rates, looks = clock(told, settings.step, settings.starved_reach, starved=True)
+    rates, looks = clock(told, settings.step, settings.starved_reach)
     u, w = (torch.stack(parts) for parts in zip(*weights))
     seen = descend(case.group, case.x, u, w, rates, looks, lambda: progress("starvation", 1))
     made = laid(told, seen)
@@ -188,6 +185,7 @@ def measure_starved(settings: Settings, progress: Progress) -> xr.Dataset:
     data |= {
         "starved_time": ("starved_look", seen.time.numpy()),
         "starved_loss": (("start", "starved_look"), seen.loss[::seeds].numpy()),
+        "starved_needed": ("rank", [s.neurons for s in told[0].stages]),
         "starved_level": ("plateau", made["predicted_level"][1][0]),
         "starved_power": (
             ("start", "starved_look", "rank"),
@@ -201,4 +199,10 @@ def measure_starved(settings: Settings, progress: Progress) -> xr.Dataset:
             }
         ),
     }
-    return xr.Dataset(data, {"start": list(STARTS)})
+    return _numbered(data).assign_coords(start=list(STARTS))
+
+
+def _numbered(data: dict[str, Any]) -> xr.Dataset:
+    """With numbers for ranks and so on, so that cases of different sizes can lie side by side."""
+    made = xr.Dataset(data)
+    return made.assign_coords({d: range(made.sizes[d]) for d in ("look", "rank", "plateau") if d in made.sizes})
