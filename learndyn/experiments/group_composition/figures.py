@@ -5,6 +5,7 @@ import json
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from learndyn.experiments.group_composition.architectures import ARCHITECTURES, REACHED
 from learndyn.experiments.group_composition.claims import facts, limits, starved_ratios
@@ -63,7 +64,8 @@ def _stairs(found: xr.Dataset, law: xr.Dataset, settings: Settings, chosen: list
         above.set(xscale="log", xlim=(0.4 * first, time[-1]), ylim=(0, 1.12 * float(at.template_power.max())))
         name, template, k = _split(fact["name"])
         above.set_title(f"{name}, {k}\n{template}", fontsize=8.5)
-        above.legend(loc="upper left", fontsize=8)
+        above.legend(loc="upper left", fontsize=8, frameon=True, edgecolor="none", framealpha=0.9)
+        _plain(below.xaxis)
         below.set(xlabel="flow time (Σ lr)", ylim=(0, 1.06 * levels[0]))
     axes[0, 0].set_ylabel("output power E‖Π f‖²")
     axes[1, 0].set_ylabel("loss L = ½ E‖y − f‖²")
@@ -75,6 +77,15 @@ def _stairs(found: xr.Dataset, law: xr.Dataset, settings: Settings, chosen: list
         f"times because neurons have to turn first. Answers to the figure of staircases across five groups."
     )
     return Figure(f"staircases-{page}", drawing, caption)
+
+
+def _plain(axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5, as plain numbers."""
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.6 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _split(name: str) -> tuple[str, str, str]:
@@ -99,13 +110,13 @@ def _small(found: xr.Dataset, law: xr.Dataset, settings: Settings) -> Figure:
     left.plot([], [], **DASHED, label="1/((k+1) U*)")
     left.legend(fontsize=8)
     ratio = (found.small_drop / law.small_drop).transpose("small", "seed", "rank").values
-    ends = limits(found, law)
+    ends, slopes = limits(found, law)
     for r in range(len(tau)):
         for n in range(ratio.shape[1]):
-            x = np.append(0, 1 / sizes[::-1, n])
-            y = np.append(ends[n, r], ratio[::-1, n, r])
-            right.plot(x[1:], y[1:], MARKERS[n % 5], color=_hue(r), markersize=5)
-            right.plot(x, ends[n, r] + (x / x[-1]) * (y[-1] - ends[n, r]), color=_hue(r), linewidth=0.7)
+            x = 1 / sizes[:, n]
+            right.plot(x, ratio[:, n, r], MARKERS[n % 5], color=_hue(r), markersize=5)
+            reach = np.array([0, x[-2:].max()])
+            right.plot(reach, ends[n, r] + slopes[n, r] * reach, color=_hue(r), linewidth=0.7)
             right.plot(
                 0, ends[n, r], MARKERS[n % 5], color=_hue(r), markersize=5, markerfacecolor="white", clip_on=False
             )
@@ -113,7 +124,7 @@ def _small(found: xr.Dataset, law: xr.Dataset, settings: Settings) -> Figure:
     right.axhline(1, **DASHED)
     right.set(xlim=(0, None), xlabel="1 / ln(1/max‖θ(0)‖)", ylabel="time of the drop / predicted")
     right.plot([], [], "o", color="grey", markerfacecolor="white", label="extrapolated")
-    right.legend(fontsize=8)
+    right.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.08))
     caption = (
         f"{settings.small_group}, {settings.small_template}: from smaller and smaller starts in the same directions. "
         f"Left: in units of ln(1/‖θ‖) of the largest neuron the drops move to the predicted times, dashed. Right: "
@@ -131,20 +142,20 @@ def _order(found: xr.Dataset, law: xr.Dataset) -> Figure:
     for c in range(len(score)):
         mark, hue = MARKERS[c % 5], COLOURS[c % 6]
         for mask, face in ((fed[c], hue), (~fed[c], "white")):
-            axes[0].plot(said.values[c][mask], seen.values[c][mask], mark, color=hue, markerfacecolor=face)
+            axes[0].plot(said.values[c][mask], (seen / said).values[c][mask], mark, color=hue, markerfacecolor=face)
         name, template, k = _split(facts(found)[c]["name"])
-        axes[0].plot([], [], mark, color=hue, label=f"{name}, {template}"[:38])
+        axes[0].plot([], [], mark, color=hue, label=f"{name}, {template}, {k}"[:44])
         for ax, quantity in ((axes[1], score), (axes[2], power)):
             for a in range(score.shape[1]):
                 for b in range(a + 1, score.shape[1]):
                     sooner = np.log10(seen.values[c, :, b] / seen.values[c, :, a])
                     larger = np.log10(quantity[c, a] / quantity[c, b])
                     ax.plot([larger] * len(sooner), sooner, mark, color=hue, markersize=4)
-    both = np.concatenate([said.values[np.isfinite(said.values)], seen.values[np.isfinite(seen.values)]])
-    ends = [both.min() / 1.5, both.max() * 1.5]
-    axes[0].plot(ends, ends, **DASHED)
-    axes[0].set(xscale="log", yscale="log", xlabel="predicted time", ylabel="half-power time", title="times")
-    axes[0].legend(fontsize=6.5, loc="upper left")
+    axes[0].axhline(1, **DASHED)
+    high = float(np.nanmax((seen / said).values, initial=1))
+    axes[0].set(xscale="log", ylim=(0, 1.1 * high), xlabel="predicted time", ylabel="half-power time / predicted time")
+    axes[0].set_title("times")
+    axes[0].legend(fontsize=6.5, loc="lower left")
     for ax, what in ((axes[1], "score U*"), (axes[2], "power P")):
         ax.axhline(0, color="0.6", linewidth=0.8)
         ax.axvline(0, color="0.6", linewidth=0.8)
@@ -176,9 +187,9 @@ def _starved(found: xr.Dataset, law: xr.Dataset) -> Figure:
     for level in found.starved_level.values[np.isfinite(found.starved_level.values)]:
         axes[0].axhline(level, **DASHED)
     axes[0].set(ylabel="loss L = ½ E‖y − f‖²", xlabel="flow time (Σ lr)", ylim=(0, None))
-    axes[1].set(ylabel="output power / template power", xlabel="flow time (Σ lr)", ylim=(0, 1.15))
+    axes[1].set(ylabel="output power / template power", xlabel="flow time (Σ lr)", ylim=(0, 1.6))
     axes[0].legend()
-    axes[1].legend(fontsize=8, loc="center right")
+    axes[1].legend(fontsize=8, loc="upper right")
     ratio = starved_ratios(found, law)
     late = float(ratio.sel(start="random").max("rank").mean())
     caption = (
@@ -198,8 +209,9 @@ def _widths(found: xr.Dataset, law: xr.Dataset, settings: Settings) -> Figure:
             best = at.sequence_loss.sel(sequence_length=k).min("width_seed")
             line = ("-", "--", ":", "-.")[j % 4]
             shown = np.maximum(best.values, 1e-9)
-            axes[0].plot(at.sequence_tried.sel(sequence_length=k), shown, line, marker=MARKERS[i], color=COLOURS[i],
-                         label=f"{NAMES[name]}, k = {k}")  # fmt: skip
+            axes[0].plot(at.sequence_tried.sel(sequence_length=k), shown, line, marker=MARKERS[i], color=COLOURS[i])
+            if i == 0:
+                axes[0].plot([], [], line, color="0.3", label=f"k = {k}")
         reached = at.sequence_width.transpose("sequence_length").values
         shift = 1 + 0.03 * (i - 1)
         axes[1].plot(np.array(lengths) * shift, np.where(np.isfinite(reached), reached, np.nan), MARKERS[i],
@@ -209,9 +221,12 @@ def _widths(found: xr.Dataset, law: xr.Dataset, settings: Settings) -> Figure:
     axes[1].plot([], [], **DASHED, label="exact solution")
     axes[0].set(xscale="log", yscale="log", xlabel="hidden units", ylabel="loss / first loss, best seed")
     axes[0].set_title(f"{settings.sequence_group}, one-hot")
-    axes[0].legend(fontsize=6.5, loc="lower left")
+    axes[0].legend(fontsize=8, loc="lower left")
     axes[1].set(yscale="log", xlabel="k, elements in a sequence", ylabel="hidden units for 99 %", xticks=list(lengths))
     axes[1].legend(fontsize=8)
+    axes[1].set_ylim(*np.array(axes[1].get_ylim()) * (0.8, 1.3))
+    for axis in (axes[0].xaxis, axes[1].yaxis):
+        _plain(axis)
     if "width_loss" in found:
         for i, (text, k) in enumerate(zip(settings.width_groups, settings.width_lengths)):
             best = found.width_loss.isel(width_case=i).min("width_seed")

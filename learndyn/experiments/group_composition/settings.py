@@ -73,7 +73,7 @@ class Settings:
         "powers(0, 4, 6, 0, 0)",
         "powers(0, 8, 6, 4.5)",
         "powers(0, 3050, 2000, 1000)",
-        "generic(0, 0, 1, 2, 12)",
+        "powers(0, 0, 1, 2, 8)",
         "powers(0, 8, 6)",
     )
     lengths: tuple[int, ...] = (2, 2, 2, 2, 2, 2, 3)

@@ -14,7 +14,7 @@ def lead(results: xr.DataTree) -> list[str]:
     """What was run, and the answer."""
     found, law = results["measured"].to_dataset(), results["predicted"].to_dataset()
     s = stored(results.attrs["settings"])
-    right, errors, limit = in_order(found), level_errors(found, law), limits(found, law)
+    right, errors, limit = in_order(found, law), level_errors(found, law), limits(found, law)[0]
     ratios = (found.small_drop / law.small_drop).mean(("seed", "rank")).transpose("small").values
     widths = {a: found.sequence_width.sel(architecture=a).values for a in ARCHITECTURES}
     text = "; ".join(f"{NAMES[a]} {', '.join(number(float(w)) for w in widths[a])}" for a in ARCHITECTURES)
