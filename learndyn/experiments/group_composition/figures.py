@@ -61,7 +61,8 @@ def _stairs(found: xr.Dataset, law: xr.Dataset, settings: Settings, chosen: list
         for level in levels[np.isfinite(levels)]:
             below.axhline(level, **DASHED)
         first = np.nanmin(when)
-        above.set(xscale="log", xlim=(0.4 * first, time[-1]), ylim=(0, 1.12 * float(at.template_power.max())))
+        top = 1.08 + 0.1 * len(ranks)  # room for the names
+        above.set(xscale="log", xlim=(0.4 * first, time[-1]), ylim=(0, top * float(at.template_power.max())))
         name, template, k = _split(fact["name"])
         above.set_title(f"{name}, {k}\n{template}", fontsize=8.5)
         above.legend(loc="upper left", fontsize=8, frameon=True, edgecolor="none", framealpha=0.9)
@@ -124,7 +125,7 @@ def _small(found: xr.Dataset, law: xr.Dataset, settings: Settings) -> Figure:
     right.axhline(1, **DASHED)
     right.set(xlim=(0, None), xlabel="1 / ln(1/max‖θ(0)‖)", ylabel="time of the drop / predicted")
     right.plot([], [], "o", color="grey", markerfacecolor="white", label="extrapolated")
-    right.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.08))
+    right.legend(fontsize=8, loc="upper left")
     caption = (
         f"{settings.small_group}, {settings.small_template}: from smaller and smaller starts in the same directions. "
         f"Left: in units of ln(1/‖θ‖) of the largest neuron the drops move to the predicted times, dashed. Right: "
@@ -144,7 +145,7 @@ def _order(found: xr.Dataset, law: xr.Dataset) -> Figure:
         for mask, face in ((fed[c], hue), (~fed[c], "white")):
             axes[0].plot(said.values[c][mask], (seen / said).values[c][mask], mark, color=hue, markerfacecolor=face)
         name, template, k = _split(facts(found)[c]["name"])
-        axes[0].plot([], [], mark, color=hue, label=f"{name}, {template}, {k}"[:44])
+        axes[0].plot([], [], mark, color=hue, label=f"{name}, {template}, {k}"[:50])
         for ax, quantity in ((axes[1], score), (axes[2], power)):
             for a in range(score.shape[1]):
                 for b in range(a + 1, score.shape[1]):
@@ -165,7 +166,8 @@ def _order(found: xr.Dataset, law: xr.Dataset) -> Figure:
     caption = (
         "Left: half-power times of all irreps and starts over their predictions; open: with fewer neurons in the "
         "basin than the exact solution has. Middle and right: every pair of irreps of a template; right of zero, the "
-        "first has more, above zero, it is learnt sooner. The score has all pairs on its side, the power has not."
+        "first has more, above zero, it is learnt sooner. A pair left of zero and above it, or right and below, "
+        "contradicts."
     )
     return Figure("order", drawing, caption)
 

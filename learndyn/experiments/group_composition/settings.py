@@ -13,6 +13,7 @@ from learndyn import groups
 from learndyn.errors import InputError
 from learndyn.groups import FiniteGroup
 from learndyn.groups.families import read
+from learndyn.groups.templates import ABSENT
 from learndyn.laws.staircase.steps import VANISHING
 
 
@@ -322,7 +323,8 @@ def _check(case: Case) -> None:
             f"alpha={case.alpha:g} gives the neurons of {case.name} norms of about {typical:.2g}, which do not vanish, "
             f"so no staircase is to be expected; give an alpha above 0 and below {most:.2g}."
         )
-    if not any(float(p) > 0 for p in groups.power(case.group, case.x)[1:]):
+    share = groups.power(case.group, case.x)
+    if not float(share[1:].sum()) > ABSENT * float(share.sum()):
         raise InputError(f"The encoding of {case.name} has no irrep but the trivial one, so there is nothing to learn.")
 
 
