@@ -78,5 +78,7 @@ def gather(settings: Settings, folder: Path) -> xr.DataTree:
     if s.width_groups:
         found.append(xr.concat([read_part(folder, f"width-{i}") for i in range(len(s.width_groups))], "width_case"))
     whole = xr.merge(found, combine_attrs="drop", compat="no_conflicts", join="outer")
+    for name in whole.variables:
+        whole[name].encoding.clear()  # of the parts: whole numbers there, with gaps here
     whole = whole.assign({n: whole[n].astype(str) for n in whole.data_vars if whole[n].dtype == object})
     return side_by_side(whole, settings)

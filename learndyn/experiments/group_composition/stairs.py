@@ -23,7 +23,7 @@ from learndyn.record import Progress
 
 LOOKS = 150  # in each phase of a run
 SETTLED = 1.5  # predicted times after which an irrep is taken to be learnt, so that steps may be longer
-LARGEST = 0.1  # flow time of a step in units of 1/U* of the first irrep, from then on; unstable at 2/(k+1)
+LONGER = 8  # than at first may steps become when the fast irreps are learnt, which would else be unstable
 STARTS = ("random", "stratified")
 
 
@@ -48,7 +48,7 @@ def clock(predictions: Sequence[Prediction], step: float, reach: float) -> tuple
         if math.isnan(stage.time):
             continue  # the trivial irrep
         slowest = max(p.stages[place].time for p in predictions)
-        rate = min(step / stage.utility, max(LARGEST, step) / fastest)
+        rate = min(step / stage.utility, LONGER * step / fastest)
         count = max(0, math.ceil((SETTLED * slowest - now) / rate))
         rates, now = [*rates, *[rate] * count], now + count * rate
         end = slowest
@@ -81,6 +81,7 @@ def measure_stair(settings: Settings, number: int, progress: Progress) -> xr.Dat
         "template_power": ("rank", [s.power for s in stages]),
         "needed": ("rank", [s.neurons for s in stages]),
         "utility": ("rank", [s.utility for s in stages]),
+        "stair_rise": ("seed", (seen.loss.diff(dim=1).amax(1) / seen.loss[:, 0]).numpy()),
         "stair_facts": json.dumps(
             {
                 "name": case.name,
@@ -205,4 +206,7 @@ def measure_starved(settings: Settings, progress: Progress) -> xr.Dataset:
 def _numbered(data: dict[str, Any]) -> xr.Dataset:
     """With numbers for ranks and so on, so that cases of different sizes can lie side by side."""
     made = xr.Dataset(data)
+    made = made.assign(
+        {n: made[n].astype(float) for n in made.data_vars if made[n].dtype.kind == "i"}
+    )  # nan is to come
     return made.assign_coords({d: range(made.sizes[d]) for d in ("look", "rank", "plateau") if d in made.sizes})

@@ -9,6 +9,8 @@ from learndyn.experiments.group_composition.figures import NAMES
 from learndyn.experiments.group_composition.settings import stored
 from learndyn.report.page import Table, number
 
+ROUGH = 1e-3  # rise of the loss between two looks, over the first loss
+
 
 def lead(results: xr.DataTree) -> list[str]:
     """What was run, and the answer."""
@@ -33,6 +35,12 @@ def notes(results: xr.DataTree) -> list[str]:
     """What was said before training, and what could mislead a reader."""
     found = results["measured"].to_dataset()
     said = [f"Before training, {fact['name']}: {text}" for fact in facts(found) for text in fact["said"]]
+    said += [
+        f"{fact['name']}: the loss rises on its way by {100 * float(rise):.2g} % of the first: steps are too long; "
+        f"give a smaller --step."
+        for fact, rise in zip(facts(found), found.stair_rise.max("seed").values)
+        if rise > ROUGH
+    ]
     return [
         *said,
         "Flow time is that of L = ½ E|y - f|² with a rate |theta|^(1-k) for each neuron. For torch's MSELoss it is "
