@@ -116,7 +116,7 @@ def _small(found: xr.Dataset, law: xr.Dataset, settings: Settings) -> Figure:
         for n in range(ratio.shape[1]):
             x = 1 / sizes[:, n]
             right.plot(x, ratio[:, n, r], MARKERS[n % 5], color=_hue(r), markersize=5)
-            reach = np.array([0, x[-2:].max()])
+            reach = np.array([0, x[int(len(x) > 2) :].max()])
             right.plot(reach, ends[n, r] + slopes[n, r] * reach, color=_hue(r), linewidth=0.7)
             right.plot(
                 0, ends[n, r], MARKERS[n % 5], color=_hue(r), markersize=5, markerfacecolor="white", clip_on=False
