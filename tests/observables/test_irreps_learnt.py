@@ -84,7 +84,7 @@ def test_neurons_of_an_exact_solution_have_one_irrep_and_are_of_rank_one(text):
     )
 
 
-@pytest.mark.parametrize("text", ["dihedral(3)", "frobenius(7, 3)", "quaternion", "special_linear(3)"])
+@pytest.mark.parametrize("text", ["dihedral(3)", "frobenius(7, 3)", "quaternion"])
 def test_alignment_is_one_where_the_utility_is_largest_and_less_elsewhere(text):
     """Neurons are followed up the utility of one irrep of each type; there their blocks have rank one."""
     group = groups.named(text)
@@ -96,7 +96,7 @@ def test_alignment_is_one_where_the_utility_is_largest_and_less_elsewhere(text):
         u, w = drawn[:, :2], drawn[:, 2]
         blurred = aligned(group, u, w)
         theta = torch.cat([u.flatten(1), w], 1)
-        for _ in range(1500):
+        for _ in range(250):
             part = theta.detach().requires_grad_()
             value = groups.correlation(
                 group, x, part[:, : 2 * group.order].unflatten(1, (2, -1)), part[:, 2 * group.order :]
