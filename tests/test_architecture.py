@@ -23,7 +23,7 @@ ALLOWED = {
     "symmetries": {"errors", "noise"},
     "optimizers": {"errors"},
     "dynamics": {*FOUNDATION, "tasks", "optimizers", "neurons"},
-    "observables": {*FOUNDATION, "tasks", "dynamics"},
+    "observables": {*FOUNDATION, "groups", "tasks", "dynamics"},
     "laws": {"errors", "neurons"},
     "recorder": {*FOUNDATION, "dynamics", "laws"},
     "regime": {*FOUNDATION, "tasks", "models", "symmetries", "dynamics", "observables", "laws"},

@@ -8,6 +8,16 @@ from learndyn.observables.barrier import barrier, error_barrier, loss_barrier, p
 from learndyn.observables.distance import dissimilarity, distance, log_growth, relative_distance
 from learndyn.observables.evaluate import Evaluation, decisions, error, evaluate, loss
 from learndyn.observables.function import disagreement, function_distance
+from learndyn.observables.irreps_learnt import (
+    Mixing,
+    carried,
+    composition_accuracy,
+    irrep_output_power,
+    mixing,
+    neuron_irreps,
+    neuron_weights,
+    rank_one_alignment,
+)
 from learndyn.observables.kernel_split import KernelSplit, kernel_split
 from learndyn.observables.ntk import (
     Kernel,
@@ -50,12 +60,15 @@ __all__ = [
     "Kernel",
     "KernelSeries",
     "KernelSplit",
+    "Mixing",
     "Phase",
     "Sketch",
     "Spectrum",
     "activation_patterns",
     "alignment",
     "barrier",
+    "carried",
+    "composition_accuracy",
     "decisions",
     "disagreement",
     "dissimilarity",
@@ -69,6 +82,7 @@ __all__ = [
     "hamming",
     "hamming_fraction",
     "hessian_spectrum",
+    "irrep_output_power",
     "kernel",
     "kernel_distance",
     "kernel_product",
@@ -80,9 +94,13 @@ __all__ = [
     "log_growth",
     "loss",
     "loss_barrier",
+    "mixing",
+    "neuron_irreps",
+    "neuron_weights",
     "pattern_changes",
     "phase",
     "profiles",
+    "rank_one_alignment",
     "recalibrate",
     "relative_distance",
     "representation",
