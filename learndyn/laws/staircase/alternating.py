@@ -10,7 +10,7 @@ from torch import Tensor
 
 from learndyn.errors import InputError
 from learndyn.laws.staircase.awake import settle, settle_roughly
-from learndyn.laws.staircase.dormant import climb
+from learndyn.laws.staircase.dormant import climb, rewound
 from learndyn.laws.staircase.steps import Event, Staircase, check_vanishing
 from learndyn.neurons import Problem, Start
 
@@ -121,7 +121,8 @@ def alternate(
                 else "no dormant neuron can grow any more"
             )
             break
-        moved = climb(utility, phi[who], low[who], kappa, stretch, wait, rtol)
+        near, norms, since = rewound(found.trail, wait)
+        moved = climb(utility, near, norms, kappa, stretch, wait, rtol, since=since)
         phi[who], ell[who] = moved.directions, moved.log_norms
         time += wait
         wakes = dormant & ((arrival <= wait) | (ell >= -ties))
