@@ -74,8 +74,8 @@ def test_dormant_neurons_move_as_the_frozen_flow_moves_them():
     until = 0.5
     found = climb(utility, start.directions, start.log_norms, 3.0, 1.0, until, rtol=1e-10)
     theta = start.weights()
-    for _ in range(4000):  # fourth order, the raw weights
-        h, k = until / 4000, []
+    for _ in range(800):  # fourth order, the raw weights
+        h, k = until / 800, []
         for part in (0.0, 0.5, 0.5, 1.0):
             leaf = (theta + part * h * (k[-1] if k else 0)).requires_grad_()
             k.append(torch.autograd.grad(utility(leaf).sum(), leaf)[0])
@@ -203,18 +203,18 @@ def test_a_strangers_neuron_gets_its_staircase_and_meets_it(kind, d: int):
     start = gaussian(6, (d, 2), 1e-4, seed=3)
     found = alternate(problem, start, rounds=3)
     met = passed(vanishing_flow(problem, start, 2 * float(found.times[-1])), found.levels.tolist())
-    for time, said in zip(met, found.times.tolist()):
-        assert time == pytest.approx(said, rel=0.03)
+    assert met[:2] == pytest.approx(found.times[:2].tolist(), rel=1e-3)
+    assert met[2] == pytest.approx(float(found.times[2]), rel=0.05)
 
 
 def test_relu_at_1e_100():
-    x, r = drawn(30, 3, seed=1), drawn(30, 2, seed=2)
-    problem = sampled(relu(2), x, r, 5)
-    start = gaussian(2, (3, 2), log_size=-100 * math.log(10), seed=4)
+    x, neuron = drawn(200, 3, seed=1), relu(2)
+    teacher = torch.tensor([[1, 0, 0, 1.5, 0], [0, -1, 0.2, 0, 1.2]], dtype=F64)
+    problem = sampled(neuron, x, neuron.answer(teacher, x), 5)
+    start = gaussian(2, (3, 2), log_size=-100 * math.log(10), seed=1)  # one neuron in each basin
     found = alternate(problem, start, rounds=2)
     met = passed(vanishing_flow(problem, start, 1.5 * float(found.times[-1])), found.levels.tolist())
-    for time, said in zip(met, found.times.tolist()):
-        assert time == pytest.approx(said, rel=0.03)
+    assert met == pytest.approx(found.times.tolist(), rel=0.01)
 
 
 def test_gelu_wakes_as_the_linear_neuron_of_half_its_slope():
