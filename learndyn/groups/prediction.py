@@ -194,7 +194,7 @@ def predict(
         irrep = representations[i]
         needed = neurons_needed(irrep, length)
         if 0 <= counts[i] < needed:
-            late = "it is learnt late or never" if counts[i] == 0 else "it may stop above its level"
+            late = "it may be learnt late or never" if counts[i] == 0 else "it may stop above its level"
             said.append(f"{irrep.name} has {counts[i]} of the {needed} neurons of the exact solution: {late}.")
         stages.append(
             Stage(
