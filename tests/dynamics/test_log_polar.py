@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
 from torch import nn
 
 from learndyn.dynamics import flow, log_polar, vanishing_flow
@@ -65,17 +66,19 @@ def test_linear_neurons_keep_their_conserved_difference():
     assert float((kept - kept[0]).abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize("log_alpha", [-20.0, -230.0, -2000.0])
+@pytest.mark.parametrize("log_alpha", [-20.0, -230.0])
 def test_the_first_drop_comes_a_constant_after_the_limit(log_alpha: float):
     x = 2**0.5 * torch.eye(2, dtype=F64)
     problem = sampled(linear(2), x, x @ torch.diag(torch.tensor([2.0, 1.0], dtype=F64)), 4)
-    start = gaussian(6, (2, 2), log_size=log_alpha, seed=1)
-    run = vanishing_flow(problem, start, -1.5 * log_alpha)
-    i = int((run.loss < 1.5).to(int).argmax())
-    drop = float(run.times[i])
-    along = (start.directions[:, [0, 2]].sum(1) / 2**0.5).square().sum().log() / 2  # in the direction that grows
-    size = (start.log_norms - log_alpha).mean()
-    assert drop == pytest.approx(-log_alpha / 2, abs=1.5) and math.isfinite(float(along + size))
+    start = gaussian(3, (2, 2), log_size=log_alpha, seed=1)
+    run = vanishing_flow(problem, start, -0.6 * log_alpha)
+    loss = lambda t: float(problem.loss(run.at(t).weights())) - 1.5  # noqa: E731
+    drop = brentq(loss, 0.0, float(run.times[-1]))
+    # what grows is the start along (1, 0, 1, 0)/√2; the singular value s x e^{2st}/(s + x(e^{2st} − 1)) with s = 2
+    along = (start.directions[:, [0, 2]].sum(1) / 2**0.5).square() * (2 * (start.log_norms - log_alpha)).exp()
+    log_x = float(along.sum().log()) - math.log(2) + 2 * log_alpha
+    s = 2 - 2**0.5  # at ½(2 − s)² + ½ = 1.5
+    assert drop == pytest.approx((math.log(2 * s / (2 - s)) - log_x) / 4, abs=1e-3)
 
 
 def test_preconditioned_growth_is_exponential():
@@ -89,7 +92,7 @@ def test_preconditioned_growth_is_exponential():
 
 def test_relu_by_explicit_steps():
     problem = sampled(relu(1), drawn(30, 3), drawn(30, 1, seed=1), 4)
-    run = vanishing_flow(problem, gaussian(3, (3, 1), 1e-8, seed=2), 60.0)
+    run = vanishing_flow(problem, gaussian(3, (3, 1), 1e-3, seed=2), 10.0)
     assert (run.loss.diff() < 1e-6).all() and run.loss[-1] < run.loss[0]
     assert run.weights().shape == (len(run.times), 3, 4)
 

@@ -138,14 +138,11 @@ def test_attention_staircase_is_met_by_its_flow():
     problem = InContext(torch.diag(2 * spectrum / spectrum.sum()), 32)
     theta = drawn(5, 9)
     theta[:, 0] = theta[:, 0].abs()
-    gaps = []
     for alpha in (1e-2, 1e-3):
-        start = polar(alpha * theta)
-        found = alternate(problem, start)
+        found = alternate(problem, polar(alpha * theta))
         assert torch.allclose(found.levels, torch.tensor([1, 0.56219, 0.35555, 0.22510, 0.13220], dtype=F64), atol=1e-5)
-        met = passed(vanishing_flow(problem, start, 2 * float(found.times[-1])), found.levels.tolist())
-        gaps.append(max(abs(a / float(b) - 1) for a, b in zip(met, found.times)))
-    assert gaps[0] < 0.2 and gaps[1] < 0.01
+    run = vanishing_flow(problem, polar(1e-3 * theta), 2 * float(found.times[-1]), rest=0.14)
+    assert passed(run, found.levels.tolist()) == pytest.approx(found.times.tolist(), rel=0.01)
 
 
 def modular(p: int, sizes: dict[int, float], count: int, seed: int):
@@ -172,10 +169,10 @@ def test_preconditioned_neurons_wake_as_the_groups_predict():
     group = groups.dihedral(3)
     x = groups.powers(group, [0, 10, 40])
     problem = Composition(group, x, 2)
-    found = alternate(problem, gaussian(20, (12, 6), 1e-60, seed=1), preconditioned=True, until=math.inf, rounds=1)
-    said = groups.predict(group, x, 2, start=float(gaussian(20, (12, 6), 1e-60, seed=1).log_norms.max().exp()))
+    found = alternate(problem, gaussian(20, (12, 6), 1e-30, seed=1), preconditioned=True, until=math.inf, rounds=1)
+    said = groups.predict(group, x, 2, start=float(gaussian(20, (12, 6), 1e-30, seed=1).log_norms.max().exp()))
     assert float(found.levels[0]) == pytest.approx(said.level, rel=1e-9)
-    assert float(found.times[0]) == pytest.approx(said.stages[0].time, rel=0.03)  # the rest is the time of alignment
+    assert float(found.times[0]) == pytest.approx(said.stages[0].time, rel=0.05)  # the rest is the time of alignment
     share = groups.power(group, found.weights[found.awake][:, -6:])[0]
     assert int(share.argmax()) == said.stages[0].index
 
@@ -192,7 +189,7 @@ def signed(outputs: int) -> Neuron:
 
 @pytest.mark.parametrize(("kind", "d"), [(gated, 8), (signed, 4)])
 def test_a_strangers_neuron_gets_its_staircase_and_meets_it(kind, d: int):
-    x = drawn(60, 4, seed=5)
+    x = drawn(40, 4, seed=5)
     teacher = torch.zeros(3, d + 2, dtype=F64)
     for i, size in enumerate((1.4, 1.0, 0.7)):
         teacher[i, i] = size
@@ -202,7 +199,7 @@ def test_a_strangers_neuron_gets_its_staircase_and_meets_it(kind, d: int):
     problem = sampled(neuron, x, neuron.answer(teacher, x), d + 2)
     start = gaussian(6, (d, 2), 1e-4, seed=3)
     found = alternate(problem, start, rounds=3)
-    met = passed(vanishing_flow(problem, start, 2 * float(found.times[-1])), found.levels.tolist())
+    met = passed(vanishing_flow(problem, start, 1.5 * float(found.times[-1]), rest=1e-3), found.levels.tolist())
     assert met[:2] == pytest.approx(found.times[:2].tolist(), rel=1e-3)
     assert met[2] == pytest.approx(float(found.times[2]), rel=0.05)
 
