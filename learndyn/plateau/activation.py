@@ -45,7 +45,7 @@ def recognised(sent: Tensor, heard: Tensor, place: str, given: Callable[[Tensor]
     """The name of the function, a slope, a power, or the user's own.
 
     Raises:
-        InputError: If what was heard is no function of what was sent, number by number, has a value at 0, or is unknown.
+        InputError: If it is no function of one number, has a value at 0, or is unknown.
     """
     if sent.shape != heard.shape:
         raise InputError(
@@ -53,7 +53,7 @@ def recognised(sent: Tensor, heard: Tensor, place: str, given: Callable[[Tensor]
         )
     z, h = sent.cpu().double().flatten(), heard.cpu().double().flatten()
     if len(z) < GRID:
-        raise InputError(f"{len(z)} numbers between the layers {place} are too few to know the activation; give samples.")
+        raise InputError(f"{len(z)} numbers between the layers {place} are too few to know the activation.")
     tolerance = CLOSE * torch.finfo(sent.dtype).eps * max(1.0, float(h.abs().max()))
     points, table = z.unique(), []
     for point in points:

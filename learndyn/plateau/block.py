@@ -105,7 +105,9 @@ def blocks(model: nn.Module, *inputs: Any) -> list[tuple[str, str]]:
 
 def candidates(model: nn.Module, run: Callable[[nn.Module], Any]) -> list[tuple[str, str]]:
     """As `blocks`, for whatever runs the network once."""
-    names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    names: dict[nn.Module, str] = {
+        module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    }
     called: list[nn.Module] = []
     with untouched(model), torch.no_grad():
         handles = [m.register_forward_hook(lambda m, *_: called.append(m)) for m in names]
@@ -113,7 +115,7 @@ def candidates(model: nn.Module, run: Callable[[nn.Module], Any]) -> list[tuple[
             run(model)
         finally:
             _drop(handles)
-    once = [m for m in called if called.count(m) == 1]
+    once = [m for m in called if isinstance(m, nn.Linear) and called.count(m) == 1]
     found = []
     for here, following in zip(once, once[1:]):
         if here.out_features == following.in_features:
@@ -136,12 +138,13 @@ def captured(model: nn.Module, loss: Loss, first: str, second: str, activation: 
     place = f"{first} -> {second}"
     if into.out_features != out.in_features or into is out:
         raise InputError(
-            f"{first} gives {into.out_features} numbers and {second} takes {out.in_features}; name two layers with only "
+            f"{first} gives {into.out_features} numbers and {second} takes {out.in_features}; name layers with only "
             "an activation between them."
         )
-    frozen = [f"{n}.{k}" for n, m in ((first, into), (second, out)) for k, p in m.named_parameters() if not p.requires_grad]
-    if frozen:
-        raise InputError(f"{frozen[0]} is not trained; units are foretold where all of their weights move.")
+    for name, layer in ((first, into), (second, out)):
+        for part, parameter in layer.named_parameters():
+            if not parameter.requires_grad:
+                raise InputError(f"{name}.{part} is not trained; units are foretold where all their weights move.")
     x, o, value, gradients, speed = _pass(model, loss, into, out, place)
     sigma = _activation(model, loss, into, out, place, activation)
     rows = o.reshape(-1, out.out_features)
@@ -251,7 +254,12 @@ def _pass(
 
 
 def _activation(
-    model: nn.Module, loss: Callable[[nn.Module], Any], into: nn.Linear, out: nn.Linear, place: str, given: Activation | None
+    model: nn.Module,
+    loss: Callable[[nn.Module], Any],
+    into: nn.Module,
+    out: nn.Module,
+    place: str,
+    given: Activation | None,
 ) -> Any:
     """What stands between two layers, found by sending numbers through it, in training mode as it is trained."""
     heard: list[Tensor] = []

@@ -28,6 +28,7 @@ BEFORE, BEYOND = 5.0, 8.0  # how far around its threshold
 FAST = 50.0  # ln of a norm that no loss survives
 NOTHING = 1e-9  # share of the largest utility
 RESTLESS = 0.2  # of the loss
+MOTION = 1e-6  # of the largest gradient, below which a direction stands still
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,14 +46,16 @@ class NextDrop:
         norms: ‖θ‖ of all units now.
         awake: Units that make the loss what it is.
         dormant: Those that do not, yet: their sum makes up less than 1 % of the loss.
-        dead: Dormant units that will not wake against this residual: their path ends where nothing pushes them to grow.
+        dead: Dormant units that nothing pushes: when the first wakes their direction stands still and they do not grow.
         utilities: U(φ) of all units now; awake ones have none, nan.
-        times: Until each dormant unit wakes by itself; inf if it does not, nan for awake ones.
+        times: Until each dormant unit would wake, going on along its direction once the first has woken; inf if it does
+            not, nan for awake ones.
         loss: Now.
         level: Lowest loss on the frozen path: what the first directions alone reach. The plateau after is at or below.
         restless: Share of the loss by which gradient flow at its present speed would lower it until the drop; small on
             a plateau.
         decay: λ.
+        notes: What a reader should know: a drop under way, a loss that is not flat.
     """
 
     time: float
@@ -85,9 +88,10 @@ class NextDrop:
             why = "the residual has nothing for the dormant units"
             if self.decay:
                 why += f", or decay {self.decay:g} holds them down"
-            return f"{self.census}. No activation: {why}."
+            return " ".join([f"{self.census}. No activation: {why}.", *self.notes])
         begins = "" if math.isnan(self.onset) else f"The loss begins to drop in {self.onset:.4g} of flow time; "
-        return f"{self.census}. {begins}unit {self.neuron} wakes first, in {self.time:.4g}.".replace(". unit", ". Unit")
+        told = f"{self.census}. {begins}unit {self.neuron} wakes first, in {self.time:.4g}.".replace(". unit", ". Unit")
+        return " ".join([told, *self.notes])
 
     def plain(self) -> dict[str, Any]:
         """Everything as numbers, strings, lists and dicts; not finite numbers as None."""
@@ -157,15 +161,23 @@ def next_drop(
     kappa = float(problem.degree)
     now = _all(problem.utility(start.directions if problem.placed else begin.directions, residual), who, awake)
     found = waking(utility, begin, kappa, threshold, decay, rtol)
-    reached = _all(utility(found.directions), who, awake)
+    value, slope = _slope(utility, found.directions)
+    turning = slope - (slope * found.directions).sum(1, keepdim=True) * found.directions
+    turns = _all(turning.norm(dim=1), who, awake)
+    reached = _all(value, who, awake)
     least = NOTHING * float(torch.cat([reached[~awake], now[~awake]]).abs().max().nan_to_num())
     net = kappa * reached - (decay if kappa == 2 else 0.0)
     times = _all(torch.where(found.crossed, found.times, torch.full_like(found.times, math.inf)), who, awake)
-    # a neuron that the climb has given up stands still: it goes on along its direction
+    # the others go on from there along their directions; those given up, which stand still, from now
     late = ~awake & ~times.isfinite() & (net > least)
-    direct = Growth(kappa * reached, kappa, decay).times(start.log_norms, math.log(threshold))
+    gone = found.times.isfinite()
+    size = _all(torch.where(gone, found.log_norms, begin.log_norms), who, awake)
+    past = _all(torch.where(gone, found.times, torch.zeros_like(found.times)), who, awake)
+    direct = past + Growth(kappa * reached, kappa, decay).times(size, math.log(threshold))
     times = torch.where(late, direct, times)
-    dead = ~awake & ~times.isfinite()
+    dead = ~awake & ~times.isfinite() & ~(turns > MOTION * slope.norm(dim=1).max())
+    active = who if problem.placed else who & ~dead  # dead ones stay where they are
+    begin = Start(low[active], start.directions[active])
     cheap = Growth(kappa * now, kappa, decay).times(start.log_norms, math.log(threshold))[~awake].min()
     waits = torch.where(awake, torch.full_like(times, math.inf), times)
     first, wait = int(waits.argmin()), float(waits.min())
@@ -173,13 +185,21 @@ def next_drop(
     level, direction, notes = plateau, torch.zeros_like(theta[0]), list[str]()
     if math.isfinite(wait):
         onset, middle, level, direction = _path(
-            problem, utility, theta, begin, who, awake, first, wait, plateau, decay, rtol
+            problem, utility, theta, begin, active, awake, first, wait, plateau, decay, rtol
         )
         if bool(late[first]):
             notes.append("The first unit is followed along its present direction: its time is an upper bound.")
     else:
         first = -1
-    moves = _speed(problem, theta, awake) if speed is None else speed
+    pull = _pull(problem, theta)
+    moves = float(pull[awake].square().sum()) if speed is None else speed
+    rates = (pull * theta).sum(1) / norms.square() - decay
+    growing = awake & (rates * wait > 1) if math.isfinite(wait) else torch.zeros_like(awake)
+    if growing.any():
+        notes.append(
+            f"A drop is under way: {int(growing.sum())} awake units still grow, and the residual is not that of the "
+            "plateau to come; ask again there."
+        )
     restless = moves * (wait if math.isnan(onset) else onset) / loss if math.isfinite(wait) and loss > 0 else 0.0
     if restless > RESTLESS:
         notes.append(
@@ -263,9 +283,6 @@ def _path(
     return onset, middle, level, direction
 
 
-
-
-
 def _descended(loss: Any, lowest: float, plateau: float) -> tuple[float, float]:
     """Where the path is lowest for the first time, and the loss there."""
     best, low = lowest, min(plateau, loss(lowest))
@@ -331,7 +348,7 @@ def _census(
             return awake, loss, level
     told = f"the norms lie between {float(sizes[0]):.3g} and {float(sizes[-1]):.3g}, median {float(sizes.median()):.3g}"
     raise InputError(
-        f"No unit is dormant, nor is this a small start: {told}; the next drop is foretold where some are below half of "
+        f"No unit is dormant, nor is this a small start: {told}; a drop is foretold where some are below half of "
         "the others and add nothing to the loss yet. Start smaller, or give dormant_below."
     )
 
@@ -341,14 +358,20 @@ def _without(problem: Problem, theta: Tensor, awake: Tensor) -> float:
     return float(problem.loss(part).detach())
 
 
-def _speed(problem: Problem, theta: Tensor, awake: Tensor) -> float:
-    """‖∇L‖² over the awake neurons."""
-    if not awake.any():
-        return 0.0
+def _pull(problem: Problem, theta: Tensor) -> Tensor:
+    """−∇L."""
     with torch.enable_grad():
         leaf = theta.detach().clone().requires_grad_()
         (slope,) = torch.autograd.grad(problem.loss(leaf), leaf)
-    return float(slope[awake].square().sum())
+    return -slope
+
+
+def _slope(utility: Any, at: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        leaf = at.detach().clone().requires_grad_()
+        value = utility(leaf)
+        (slope,) = torch.autograd.grad(value.sum(), leaf)
+    return value.detach(), slope
 
 
 def _all(values: Tensor, who: Tensor, awake: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Growth(NamedTuple):
 def waking(
     utility: Utility, start: Start, degree: float, norm: float = 1.0, decay: float = 0.0, rtol: float = 1e-5
 ) -> Climb:
-    """Follow every unit to the norm at which it counts as awake.
+    """Follow the units until the first has the norm at which it counts as awake.
 
     Args:
         utility: U against the frozen residual, homogeneous of the degree.
@@ -77,15 +77,16 @@ def waking(
         rtol: Of a step.
 
     Returns:
-        Directions and ln norms where they cross or are given up; times are inf for units that never cross.
+        Directions, ln norms and times where the first has crossed, or where a unit was given up at no finite time;
+        with decay and κ > 2 of each unit where it crosses by itself.
     """
     stretch, low = degree - 2, start.log_norms - math.log(norm)
     phi = start.directions
     if stretch == 0:
-        found = climb(decayed(utility, decay), phi, low, degree, 0.0, rtol=rtol)
+        found = climb(decayed(utility, decay), phi, low, degree, 0.0, rtol=rtol, first_only=True)
         return found._replace(log_norms=found.log_norms + math.log(norm))
     scale = norm**-stretch
-    found = climb(utility, phi, low, degree, stretch, rtol=rtol)
+    found = climb(utility, phi, low, degree, stretch, rtol=rtol, first_only=decay == 0)
     s, last = found.times * scale, (1 / (decay * stretch) if decay else math.inf)
     if decay == 0:
         return found._replace(times=s, log_norms=found.log_norms + math.log(norm))
@@ -131,6 +132,6 @@ def _grown(rate: float, time: float) -> float:
 
 
 def _unwound(s: Tensor, rate: float) -> Tensor:
-    """t of s = (1 − e^(−rate t))/rate; inf at and beyond its end."""
+    """The t of s = (1 − e^(−rate t))/rate; inf at and beyond its end."""
     inside = torch.where(s.isfinite(), rate * s, torch.ones_like(s))
     return torch.where(inside < 1, -torch.log1p(-inside.clamp_max(1 - 1e-16)) / rate, torch.full_like(s, math.inf))

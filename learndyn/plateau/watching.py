@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,8 @@ class Outlook:
         rows: Samples, times positions.
         drop: The next drop, in flow time of the user's loss.
         per_step: Flow time of a step, η/(1 − μ); nan if that is not known.
+        lag: How much longer steps of SGD take than the flow, by momentum and size of the step; 1 for κ > 2, where it is
+            not known.
         incoming: Weights of the first unit's direction that lead in, `(inputs,)`.
         bias: Its bias; 0 without.
         outgoing: Its weights that lead out, `(outputs,)`.
@@ -47,6 +49,7 @@ class Outlook:
     rows: int
     drop: NextDrop
     per_step: float
+    lag: float
     incoming: Float[Tensor, " inputs"]
     bias: float
     outgoing: Float[Tensor, " outputs"]
@@ -55,12 +58,12 @@ class Outlook:
     @property
     def steps(self) -> float:
         """Until the first unit wakes; inf if none does, nan if the steps are not known."""
-        return self.drop.time / self.per_step
+        return self.drop.time / self.per_step * self.lag
 
     @property
     def onset_steps(self) -> float:
         """Until the loss begins to drop."""
-        return self.drop.onset / self.per_step
+        return self.drop.onset / self.per_step * self.lag
 
     def __str__(self) -> str:
         told = f"{self.first} -> {self.second} ({self.activation}): {self.drop}"
@@ -83,6 +86,38 @@ class Outlook:
             "notes": list(self.notes),
             "sentence": str(self),
         }
+
+
+class Pace(NamedTuple):
+    """How torch's SGD moves.
+
+    Attributes:
+        rate: η, times 1 − dampening where there is momentum.
+        momentum: μ.
+        nesterov: Its form.
+    """
+
+    rate: float
+    momentum: float
+    nesterov: bool
+
+    @property
+    def per_step(self) -> float:
+        """Flow time of a step."""
+        return flow_time(1, self.rate, self.momentum) if math.isfinite(self.rate) else math.nan
+
+    def lag(self, growth: float) -> float:
+        """Steps for an e-fold of what grows as e^(growth · flow time), over those of the flow (derived here).
+
+        With G = growth · θ a step multiplies by the larger root z of z² − (1 + μ + ηg)z + μ = 0, for Nesterov's form of
+        z² − (1 + μ)(1 + ηg)z + μ(1 + ηg) = 0.
+        """
+        step, mu = self.rate * growth, self.momentum
+        if not (math.isfinite(step) and step > 0):
+            return 1.0
+        b, c = ((1 + mu) * (1 + step), mu * (1 + step)) if self.nesterov else (1 + mu + step, mu)
+        beyond = 0.5 * (b - 2 + math.sqrt(b * b - 4 * c))  # z − 1
+        return self.per_step * growth / math.log1p(beyond)
 
 
 def watch(
@@ -143,10 +178,12 @@ def watch(
     if first is None or second is None:
         first, second = _only(model, loss, first, second)
     block = captured(model, loss, first, second, activation)
-    per_step, decay, notes = _pace(model, first, second, optimizer, lr)
+    pace, decay, notes = _pace(model, first, second, optimizer, lr)
     drop = next_drop(block, block.theta, dormant_below, threshold, decay, rtol, block.speed)
     if not block.neuron.homogeneous:
         notes.append("Of the activation the leading part at 0 counts, until the units are large.")
+    growth = block.degree * float(block.utility(drop.direction[None], block.frozen)) - decay
+    slow = pace.lag(growth) if block.degree == 2 and math.isfinite(drop.time) else 1.0
     outputs = block.frozen.shape[1]
     w, a = drop.direction[:-outputs], drop.direction[-outputs:]
     return Outlook(
@@ -156,11 +193,12 @@ def watch(
         degree=block.degree,
         rows=len(block.inputs),
         drop=drop,
-        per_step=per_step,
+        per_step=pace.per_step,
+        lag=slow,
         incoming=w[:-1] if block.biased else w,
         bias=float(w[-1]) if block.biased else 0.0,
         outgoing=a,
-        notes=(*drop.notes, *notes),
+        notes=tuple(notes),
     )
 
 
@@ -185,12 +223,16 @@ def _only(model: nn.Module, loss: Loss, first: str | None, second: str | None) -
 
 def _pace(
     model: nn.Module, first: str, second: str, optimizer: Optimizer | None, lr: float | None
-) -> tuple[float, float, list[str]]:
-    """Flow time of a step, decay, and what to say of them."""
+) -> tuple[Pace, float, list[str]]:
+    """How the units are moved, decay, and what to say of them."""
     if optimizer is None:
-        return math.nan, 0.0, []
+        return Pace(math.nan, 0.0, False), 0.0, []
     if not isinstance(optimizer, torch.optim.SGD):
-        return math.nan, 0.0, [f"{type(optimizer).__name__} is no gradient flow: times are those of SGD, in flow time."]
+        return (
+            Pace(math.nan, 0.0, False),
+            0.0,
+            [f"{type(optimizer).__name__} is no gradient flow: times are those of SGD."],
+        )
     modules = dict(model.named_modules())
     wanted = {id(p): f"{n}.{k}" for n in (first, second) for k, p in modules[n].named_parameters(recurse=False)}
     wanted.pop(id(modules[second].bias), None)  # belongs to no unit
@@ -200,18 +242,17 @@ def _pace(
     if missing := [name for p, name in wanted.items() if p not in groups]:
         raise InputError(f"The optimizer does not have {missing[0]}; units are foretold where all their weights move.")
     ways = {
-        (g["lr"], g["momentum"], g["dampening"], g["weight_decay"], g.get("maximize", False))
+        (g["lr"], g["momentum"], g["dampening"], g["weight_decay"], g["nesterov"], g["maximize"])
         for g in (groups[p] for p in wanted)
     }
     if len(ways) > 1:
         raise InputError(
             f"The optimizer moves {first} and {second} with different rates, momenta or decays; foretell with the same."
         )
-    rate, momentum, dampening, decay, up = (float(v) for v in ways.pop())
+    rate, momentum, dampening, decay, nesterov, up = ways.pop()
     if up:
         raise InputError("The optimizer maximizes; a drop is foretold for one that minimizes.")
-    rate = rate if lr is None or len(optimizer.param_groups) > 1 else lr
-    per_step = flow_time(1, rate, momentum) * (1 - dampening if momentum else 1)
-    if not per_step > 0:
+    rate = float(rate) if lr is None or len(optimizer.param_groups) > 1 else lr
+    if not rate > 0:
         raise InputError(f"The learning rate is {rate:g}: nothing moves; give one above 0.")
-    return per_step, decay, []
+    return Pace(rate * (1 - dampening if momentum else 1), float(momentum), bool(nesterov)), float(decay), []
