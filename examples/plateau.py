@@ -25,11 +25,11 @@ def data() -> Supervised:
     )
 
 
-def run(trained: int = 60, lr: float = 0.1) -> State:
+def run(trained: int = 60, lr: float = 0.1, hidden: int = 16) -> State:
     """A ReLU network from a small start, after some steps."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+        model = nn.Sequential(nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1e-3)
