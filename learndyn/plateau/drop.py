@@ -178,6 +178,9 @@ def next_drop(
     dead = ~awake & ~times.isfinite() & ~(turns > MOTION * slope.norm(dim=1).max())
     active = who if problem.placed else who & ~dead  # dead ones stay where they are
     begin = Start(low[active], start.directions[active])
+    ended = None
+    if (decay == 0 or kappa == 2) and bool(gone[active[who]].all()):
+        ended = Start(found.log_norms[active[who]], found.directions[active[who]])
     cheap = Growth(kappa * now, kappa, decay).times(start.log_norms, math.log(threshold))[~awake].min()
     waits = torch.where(awake, torch.full_like(times, math.inf), times)
     first, wait = int(waits.argmin()), float(waits.min())
@@ -185,7 +188,7 @@ def next_drop(
     level, direction, notes = plateau, torch.zeros_like(theta[0]), list[str]()
     if math.isfinite(wait):
         onset, middle, level, direction = _path(
-            problem, utility, theta, begin, active, awake, first, wait, plateau, decay, rtol
+            problem, utility, theta, begin, active, awake, first, wait, plateau, decay, rtol, ended
         )
         if bool(late[first]):
             notes.append("The first unit is followed along its present direction: its time is an upper bound.")
@@ -240,14 +243,15 @@ def _path(
     plateau: float,
     decay: float,
     rtol: float,
+    ended: Start | None,
 ) -> tuple[float, float, float, Tensor]:
     """Onset, middle, lowest loss and the first neuron's direction, along the path of all dormant neurons together."""
     kappa, one = float(problem.degree), int(who[:first].sum())
     direction = torch.zeros_like(theta[0])
     at, onset, middle, level = wait, math.nan, math.nan, plateau
     quiet = awake[who]
-    for turn in range(3):  # directions are those at the threshold, then those at the onset
-        here = carried(utility, begin, kappa, at, decay, rtol)
+    for turn in range(2):  # directions are those at the threshold, then those at the onset
+        here = ended if ended and turn == 0 else carried(utility, begin, kappa, at, decay, rtol)
         if turn == 0:
             direction = here.directions[one]
         gain = kappa * utility(here.directions)
