@@ -130,7 +130,7 @@ def watch(
     dormant_below: float | None = None,
     threshold: float | None = None,
     samples: int = SAMPLES,
-    rtol: float = 1e-3,
+    rtol: float = 1e-2,
 ) -> Outlook:
     """The early warning for a block nn.Linear, activation, nn.Linear anywhere in a network that is being trained.
 
@@ -158,7 +158,7 @@ def watch(
         dormant_below: As for `next_drop`.
         threshold: As for `next_drop`.
         samples: Of a State, how many training examples.
-        rtol: Of the dormant units' steps; 1e-3 is enough for ReLU, whose kinks make smaller ones crawl.
+        rtol: Of the dormant units' steps; much smaller ones crawl along the kinks of ReLU.
 
     Raises:
         InputError: If there is no such block, its layers are used more than once, what stands between them is no
