@@ -8,11 +8,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from learndyn.errors import InputError
-from learndyn.neurons import Neuron, activated, linear, power, relu
+from learndyn.neurons import Neuron, activated, linear, of_hidden, power, relu
 from learndyn.noise import generator
 
 GRID = 13  # numbers from −3 to 3, 0 among them
 CLOSE = 50.0  # units of rounding
+SOFT = 0.01  # of ‖w‖‖x‖: half the width of a softened kink
+NEAR = 1e-7  # where slopes at 0 are read
 
 KNOWN: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -100,3 +102,25 @@ def kind(found: Any, outputs: int) -> Neuron:
     if isinstance(found, str):
         return activated(KNOWN[found], outputs, found)
     return activated(found, outputs)
+
+
+def softened(neuron: Neuron, outputs: int) -> Neuron:
+    """The leading part of a unit of degree 2, a leaky ReLU, with its kink rounded off; of higher ones, as it is.
+
+    Directions can slide along a kink, where an adaptive step has no end. A parabola over |w·x| < 0.01 ‖w‖‖x‖ keeps the
+    degree, and keeps units silent that no sample comes near to.
+    """
+    if neuron.degree != 2:
+        return neuron.leading()
+    one = torch.tensor([[NEAR], [-NEAR]], dtype=torch.float64)
+    probe = torch.cat([one, torch.ones(2, outputs, dtype=torch.float64)], 1)
+    up, down = (neuron.outputs(probe, torch.ones(1, 1, dtype=torch.float64))[:, 0, 0] / one[:, 0]).tolist()
+    if abs(up - down) < 1e-5 * max(abs(up), abs(down)):
+        return of_hidden(neuron.name, 2, lambda w, x: up * (w @ x.T), outputs)
+
+    def hidden(w: Tensor, x: Tensor) -> Tensor:
+        z = w @ x.T
+        s = SOFT * (w.square().sum(1, keepdim=True) + 1e-300).sqrt() * x.norm(dim=1).clamp_min(1e-150)
+        return down * z + (up - down) * torch.where(z > s, z, (z + s).clamp_min(0).square() / (4 * s))
+
+    return of_hidden(neuron.name, 2, hidden, outputs)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from learndyn.errors import InputError, unknown
 from learndyn.neurons import Neuron
 from learndyn.noise import isolated, seed_forward
-from learndyn.plateau.activation import kind, probes, recognised
+from learndyn.plateau.activation import kind, probes, recognised, softened
 
 Loss = Callable[[nn.Module], Tensor]
 Activation = Callable[[Tensor], Tensor]
@@ -85,9 +85,10 @@ class Block:
     def utility(
         self, theta: Float[Tensor, "neurons weights"], residual: Float[Tensor, "rows outputs"]
     ) -> Float[Tensor, " neurons"]:
-        """E⟨f_i, r⟩ of the leading part."""
+        """E⟨f_i, r⟩ of the leading part, its kink rounded off."""
         rows = slice(None, None, -(-len(self.inputs) // ROWS))  # every second, third, ... where there are many
-        return self.neuron.leading().correlation(theta, self.inputs[rows], residual[rows])
+        part = softened(self.neuron, residual.shape[1])
+        return part.correlation(theta, self.inputs[rows], residual[rows])
 
 
 def blocks(model: nn.Module, *inputs: Any) -> list[tuple[str, str]]:

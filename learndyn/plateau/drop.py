@@ -176,6 +176,8 @@ def next_drop(
     direct = past + Growth(kappa * reached, kappa, decay).times(size, math.log(threshold))
     times = torch.where(late, direct, times)
     dead = ~awake & ~times.isfinite() & ~(turns > MOTION * slope.norm(dim=1).max())
+    if not times.isfinite().any() and decay:
+        dead = ~awake  # all are held down
     active = who if problem.placed else who & ~dead  # dead ones stay where they are
     begin = Start(low[active], start.directions[active])
     ended = None

@@ -83,7 +83,13 @@ def waking(
     stretch, low = degree - 2, start.log_norms - math.log(norm)
     phi = start.directions
     if stretch == 0:
-        found = climb(decayed(utility, decay), phi, low, degree, 0.0, rtol=rtol, first_only=True)
+        # units turn as without decay: where they would wake without it, it may be stronger than all of them
+        found = climb(utility, phi, low, degree, 0.0, rtol=rtol, first_only=True)
+        if decay and not bool((degree * utility(found.directions) > decay).any()):
+            never = torch.full_like(low, math.inf)
+            return Climb(found.directions, start.log_norms, never, torch.zeros_like(found.crossed))
+        if decay:
+            found = climb(decayed(utility, decay), phi, low, degree, 0.0, rtol=rtol, first_only=True)
         return found._replace(log_norms=found.log_norms + math.log(norm))
     scale = norm**-stretch
     found = climb(utility, phi, low, degree, stretch, rtol=rtol, first_only=decay == 0)

@@ -130,7 +130,7 @@ def watch(
     dormant_below: float | None = None,
     threshold: float | None = None,
     samples: int = SAMPLES,
-    rtol: float = 1e-2,
+    rtol: float = 1e-4,
 ) -> Outlook:
     """The early warning for a block nn.Linear, activation, nn.Linear anywhere in a network that is being trained.
 
@@ -158,7 +158,7 @@ def watch(
         dormant_below: As for `next_drop`.
         threshold: As for `next_drop`.
         samples: Of a State, how many training examples.
-        rtol: Of the dormant units' steps; much smaller ones crawl along the kinks of ReLU.
+        rtol: Of the dormant units' steps.
 
     Raises:
         InputError: If there is no such block, its layers are used more than once, what stands between them is no
@@ -180,7 +180,7 @@ def watch(
     block = captured(model, loss, first, second, activation)
     pace, decay, notes = _pace(model, first, second, optimizer, lr)
     drop = next_drop(block, block.theta, dormant_below, threshold, decay, rtol, block.speed)
-    if not block.neuron.homogeneous:
+    if not block.neuron.homogeneous and drop.neuron >= 0:
         notes.append("Of the activation the leading part at 0 counts, until the units are large.")
     growth = block.degree * float(block.utility(drop.direction[None], block.frozen)) - decay
     slow = pace.lag(growth) if block.degree == 2 and math.isfinite(drop.time) else 1.0
