@@ -130,7 +130,7 @@ def watch(
     dormant_below: float | None = None,
     threshold: float | None = None,
     samples: int = SAMPLES,
-    rtol: float = 1e-4,
+    rtol: float = 1e-2,
 ) -> Outlook:
     """The early warning for a block nn.Linear, activation, nn.Linear anywhere in a network that is being trained.
 
