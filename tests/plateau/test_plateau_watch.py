@@ -223,7 +223,7 @@ def test_refusals(make, loss, options, why):
 
 def test_optimizers():
     x, y = teacher()
-    net = mlp(nn.ReLU)
+    net = mlp(nn.Identity)
 
     def told(optimizer):
         return watch(net, lambda m: half(m, x, y), optimizer=optimizer)
@@ -248,7 +248,7 @@ def test_optimizers():
 def test_a_state_has_everything():
     x, y = teacher()
     task = Supervised(Batch(x, y), Batch(x, y), 20, criterion=lambda f, t: 0.5 * (f - t).square().sum(-1).mean())
-    net = mlp(nn.ReLU)
+    net = mlp(nn.Identity)
     state = start(task, net, torch.optim.SGD(net.parameters(), lr=0.1))
     told = watch(state)
     same = watch(net, lambda m: half(m, x, y), optimizer=state.optimizer)
