@@ -71,7 +71,7 @@ def stage(steps: Sequence[float] | Any, loss: Sequence[float] | Any) -> Stage:
         raise InputError("Losses must be positive and finite; a run that has diverged has no stage.")
     seen = (t > 0) & (t >= t[-1] * math.exp(-LOOK)) if len(t) else np.zeros(0, bool)
     u, v = np.log(t[seen]), np.log(y[seen])
-    where = np.floor((u - u[-1]) / BIN + 1e-9).astype(int) if len(u) else np.zeros(0, int)
+    where = np.ceil((u - u[-1]) / BIN - 1e-9).astype(int) if len(u) else np.zeros(0, int)
     kept = np.unique(where)
     if len(kept) < LEAST or len(u) < 2 * LEAST:
         raise InputError(
