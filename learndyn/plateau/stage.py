@@ -12,7 +12,7 @@ from learndyn.errors import InputError
 FLAT = 0.05  # |d ln L / d ln t| of a plateau (arXiv:2506.06489, blind detection)
 LOOK = math.log(6.0)  # how far back: to a sixth of the steps
 BIN = 0.05  # of ln t
-RECENT = 4  # bins
+RECENT = 6  # bins
 SUDDEN = 3.0  # times the usual slope of a drop
 LEAST = 4  # bins in all
 
@@ -23,10 +23,10 @@ class Stage:
 
     Attributes:
         kind: "plateau", flat; "drop", falling much faster than before; "slide", falling as it has been; "rise".
-        slope: −d ln L / d ln t over the last fifth of the steps: positive where it falls.
-        error: Its standard error, from the scatter of the bins.
+        slope: −d ln L / d ln t over the last quarter of the steps: positive where it falls.
+        error: Its standard error, from the scatter of the losses, taken as independent.
         usual: Median slope before that, back to a sixth of the steps; nan if there is too little.
-        level: Loss now, geometric mean over the last fifth.
+        level: Loss now, geometric mean over the last quarter.
         since: Of a plateau: the step from which on the loss is within 5 % of it, as far as was looked; else the step
             at which what is happening now began to be looked at.
     """
@@ -80,7 +80,8 @@ def stage(steps: Sequence[float] | Any, loss: Sequence[float] | Any) -> Stage:
     at = np.array([u[where == b].mean() for b in kept])
     level = np.array([v[where == b].mean() for b in kept])
     recent = at >= at[-1] - RECENT * BIN
-    slope, error = _slope(at[recent], level[recent])
+    late = u >= at[-1] - RECENT * BIN
+    slope, error = _slope(u[late], v[late])
     earlier = -np.diff(level[~recent]) / np.diff(at[~recent])
     usual = float(np.median(earlier)) if len(earlier) >= RECENT else math.nan
     now = float(level[recent].mean())
@@ -91,7 +92,7 @@ def stage(steps: Sequence[float] | Any, loss: Sequence[float] | Any) -> Stage:
     elif slope < 0:
         kind = "rise"
     else:
-        kind = "drop" if not slope < SUDDEN * max(usual, FLAT) else "slide"
+        kind = "drop" if not slope - 2 * error < SUDDEN * max(usual, FLAT) else "slide"
     if math.isnan(usual) and kind == "drop":
         kind = "slide"
     since = math.exp(at[begin] if kind == "plateau" else at[recent][0])
