@@ -1,5 +1,5 @@
-"""The command line: learndyn list | run EXPERIMENT | report RUN | phase-check FACTORY | regime MODEL |
-symmetries FACTORY.
+"""The command line: learndyn list | run EXPERIMENT | report RUN | phase-check FACTORY | plateau FACTORY |
+regime MODEL | symmetries FACTORY.
 
 An experiment's options are the fields of its `Settings`; --preset chooses their defaults.
 """
@@ -31,13 +31,14 @@ learndyn: a laboratory for the learning dynamics of neural networks
   learndyn run EXPERIMENT --help       all its options
   learndyn report FOLDER ...           draw the report of a run again, or of what a Recorder wrote
   learndyn phase-check FACTORY         is your own run chaotic, from where on is merging safe? (--help)
+  learndyn plateau FACTORY             your run sits on a plateau: when does the loss drop, what is next? (--help)
   learndyn regime MODEL                lazy or rich? the imbalance of its hidden units, and what they foretell (--help)
   learndyn symmetries FACTORY          which symmetries a network has, and what broke the others (--help)
   learndyn --version
 
 Try: learndyn run two-phase
 """
-OWN_HELP = ("phase-check", "regime", "symmetries")  # commands with options of their own
+OWN_HELP = ("phase-check", "plateau", "regime", "symmetries")  # commands with options of their own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
