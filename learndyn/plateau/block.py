@@ -69,6 +69,11 @@ class Block:
         return self.theta.shape[1]
 
     @property
+    def smooth(self) -> bool:
+        """Kinks are rounded off."""
+        return True
+
+    @property
     def placed(self) -> bool:
         """Any unit can do anything."""
         return False

@@ -87,7 +87,7 @@ def waking(
         found = climb(utility, phi, low, degree, 0.0, rtol=rtol, first_only=True)
         if decay and not bool((degree * utility(found.directions) > decay).any()):
             never = torch.full_like(low, math.inf)
-            return Climb(found.directions, start.log_norms, never, torch.zeros_like(found.crossed))
+            return found._replace(log_norms=start.log_norms, times=never, crossed=torch.zeros_like(found.crossed))
         if decay:
             found = climb(decayed(utility, decay), phi, low, degree, 0.0, rtol=rtol, first_only=True)
         return found._replace(log_norms=found.log_norms + math.log(norm))
@@ -107,7 +107,7 @@ def waking(
             break
     crossed = time.isfinite()
     log_norms = torch.where(crossed, torch.full_like(time, math.log(norm)), start.log_norms)
-    return Climb(found.directions, log_norms, time, crossed)
+    return found._replace(log_norms=log_norms, times=time, crossed=crossed)
 
 
 def carried(

@@ -108,7 +108,7 @@ def alternate(
         # neurons that know their place by their row are followed all together, awake ones far below the threshold
         who = torch.ones_like(awake) if problem.placed else dormant
         low = torch.where(awake, torch.full_like(ell, -1e6), ell)
-        found = climb(utility, phi[who], low[who], kappa, stretch, until - time, rtol, first_only=True)
+        found = climb(utility, phi[who], low[who], kappa, stretch, until - time, rtol, first_only=True, traced=True)
         arrival = torch.full_like(ell, math.inf)
         arrival[who] = torch.where(found.crossed, found.times, torch.full_like(found.times, math.inf))
         arrival[awake] = math.inf

@@ -45,7 +45,7 @@ class Climb(NamedTuple):
         log_norms: ln ‖θ‖.
         times: Flow time; that of the threshold where `crossed`, inf where a neuron was given up.
         crossed: Whether the norm has come to 1.
-        trail: (φ, ln ‖θ‖, t) after every step, to go back to.
+        trail: (φ, ln ‖θ‖, t) at the start and, if it is asked for, after every step.
     """
 
     directions: Float[Tensor, "neurons weights"]
@@ -65,6 +65,7 @@ def climb(
     rtol: float = 1e-8,
     first_only: bool = False,
     since: Float[Tensor, " neurons"] | None = None,
+    traced: bool = False,
 ) -> Climb:
     """Follow dormant neurons until their norm is 1, or until a flow time.
 
@@ -78,6 +79,7 @@ def climb(
         rtol: Relative tolerance of a step.
         first_only: Stop neurons that come later than the first that has crossed; their times are those reached.
         since: Flow time at the start, of each neuron; 0 when left out.
+        traced: Keep the trail, to go back on it.
     """
     count = len(log_norms)
     t = torch.zeros_like(log_norms) if since is None else since
@@ -151,7 +153,8 @@ def climb(
         moving &= ~(hit | (good & (y[:, -1] >= end * (1 - 1e-12))))
         grown = h * (0.9 * (rtol / error.clamp_min(1e-30)) ** 0.2).clamp(0.2, 5.0)
         h = torch.where(hit | past, h, grown.minimum(BEND / bend.clamp_min(NONE * largest)))
-        trail.append(y.clone())
+        if traced:
+            trail.append(y)
     t = y[:, -1]
     times = torch.where(crossed | (t >= end * (1 - 1e-9)), t, torch.full_like(t, math.inf))
     return Climb(y[:, :-2], y[:, -2], times, crossed, trail)
