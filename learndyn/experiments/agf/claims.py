@@ -63,7 +63,7 @@ def _diagonal(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
             ),
             at_most(
                 f"{name}-shift",
-                f"{text}: they come there as C/ln(1/α): by how much C differs between the smallest starts, over the largest C.",
+                f"{text}: they come there as C/ln(1/α): by how much C differs between small starts, over its size.",
                 worst((shifts.max("alpha") - shifts.min("alpha")) / size, "largest of all drops"),
                 0.05,
                 paper="not in the paper",

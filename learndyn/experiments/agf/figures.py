@@ -59,8 +59,8 @@ def _plane(found: xr.Dataset, law: xr.Dataset) -> Figure:
         legend(axes)
     caption = (
         "Diagonal network in two dimensions. Left: β from saddle to saddle. Middle: the accumulated utility of both "
-        "coordinates; one reaches 1, falls asleep, turns round and wakes at −1. Right: loss by rescaled time, the exact "
-        "limit dashed. Answers to the paper's illustration of diagonal linear networks. No randomness."
+        "coordinates; one reaches 1, falls asleep, turns round and wakes at −1. Right: loss by rescaled time, the "
+        "exact limit dashed. Answers to the paper's illustration of diagonal linear networks. No randomness."
     )
     return Figure("diagonal-plane", drawing, caption)
 
@@ -85,8 +85,8 @@ def _five(found: xr.Dataset, law: xr.Dataset) -> Figure:
         axes.set_xlabel("flow time / ln(1/α)")
         legend(axes)
     caption = (
-        "Diagonal network, five inputs, the paper's data. The smaller the start, the sharper the steps, at times that do "
-        "not move in these units: dashed, the exact limit. No randomness."
+        "Diagonal network, five inputs, the paper's data. The smaller the start, the sharper the steps, at times that "
+        "do not move in these units: dashed, the exact limit. No randomness."
     )
     return Figure("diagonal-five", drawing, caption)
 
@@ -116,9 +116,9 @@ def _linear(found: xr.Dataset, law: xr.Dataset) -> Figure:
     legend(axes[0, 0])
     alpha = float(found.linear_alpha[0])
     caption = (
-        f"Linear networks of two layers, α = {alpha:g}, first seed: loss and singular modes under their closed form for "
-        "these very first weights (dashed; grey lines: half of a drop is done). In the middle the mode that lowers the "
-        "loss most is learned last, because it grows slowest. Answers to the paper's figure of fully connected networks."
+        f"Linear networks of two layers, α = {alpha:g}, first seed: loss and singular modes under their closed form "
+        "for these very first weights (dashed; grey lines: half of a drop is done). In the middle the mode that lowers "
+        "the loss most is learned last, because it grows slowest. Answers to the paper's figure of linear networks."
     )
     return Figure("linear", drawing, caption)
 
@@ -141,8 +141,8 @@ def _attention(found: xr.Dataset, law: xr.Dataset) -> Figure:
     legend(left)
     caption = (
         "Linear attention that regresses in context, averaged over all prompts: a head a principal direction. Dashed: "
-        "steps of the algorithm from the same heads, and the final weights 1/(tr Σ + (N + 1)λ); dotted: earliest time of "
-        "every drop. Answers to the paper's figure of the linear transformer."
+        "steps of the algorithm from the same heads, and the final weights 1/(tr Σ + (N + 1)λ); dotted: earliest time "
+        "of every drop. Answers to the paper's figure of the linear transformer."
     )
     return Figure("attention", drawing, caption)
 
@@ -167,9 +167,9 @@ def _modular(found: xr.Dataset, law: xr.Dataset) -> Figure:
     legend(axes[0, 0])
     legend(axes[1, 0])
     caption = (
-        "Modular addition by quadratic neurons, a column a start. Above: loss, with the algorithm's steps (dashed), one "
-        "for each neuron that wakes. Below: power of the outputs at every frequency; dotted, its earliest time. Answers "
-        "to the paper's figure of modular addition."
+        "Modular addition by quadratic neurons, a column a start. Above: loss, with the algorithm's steps (dashed), "
+        "one for each neuron that wakes. Below: power of the outputs at every frequency; dotted, its earliest time. "
+        "Answers to the paper's figure of modular addition."
     )
     return Figure("modular", drawing, caption)
 
@@ -186,8 +186,8 @@ def _relu(found: xr.Dataset, law: xr.Dataset) -> Figure:
     axes[0, 0].set_ylabel("loss")
     legend(axes[0, 0])
     caption = (
-        "ReLU networks on digits from a start of the size of the settings (1e-20), by width: every neuron makes a step, "
-        "and the algorithm knows when (dashed). Answers to the paper's figure of ReLU networks on CIFAR-10."
+        "ReLU networks on digits from a start of the size of the settings (1e-20), by width: every neuron makes a "
+        "step, and the algorithm knows when (dashed). Answers to the paper's figure of ReLU networks on CIFAR-10."
     )
     return Figure("relu", drawing, caption)
 

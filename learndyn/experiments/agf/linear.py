@@ -77,9 +77,9 @@ def measure_linear(settings: Settings, seed: int, progress: Progress) -> xr.Data
     Returns:
         With a prefix white, trap or falling, over (linear_alpha, look): `time`, `loss` and, with modes, `modes`, both
         with `predicted_`; over (linear_alpha, drop) `jumps`, flow times at which half of what a mode adds
-        to the loss is gone, and `predicted_jumps` of this very start; over linear_alpha `loss_error`, largest of a curve;
-        over (linear_alpha, plateau) `levels`; over drop `limit` and `predicted_limit`; over plateau `predicted_levels`. Over
-        mixed_drop: `mixed_limit`, `predicted_mixed_limit`, `mixed_naive`, 1/σ_k(Σyx).
+        to the loss is gone, and `predicted_jumps` of this very start; over linear_alpha `loss_error`, the largest along
+        a curve; over (linear_alpha, plateau) `levels`; over drop `limit` and `predicted_limit`; over plateau
+        `predicted_levels`. Over mixed_drop: `mixed_limit`, `predicted_mixed_limit`, `mixed_naive`, 1/σ_k(Σyx).
     """
     parts = [_commuting(name, settings, seed, progress) for name in COMMUTING]
     return xr.merge([*parts, _mixed(seed, progress)])

@@ -100,9 +100,8 @@ def _amplitudes(task: Sampled, theta: Tensor, frequencies: list[int]) -> Tensor:
     if not len(awake):
         return torch.zeros(len(frequencies), dtype=torch.float64)
     outputs = task.neuron.answer(awake, task.inputs)
-    mine, wanted = (
-        torch.fft.rfft(values, dim=1)[:, frequencies].abs().square().mean(0) for values in (outputs, task.targets)
-    )
+    spectra = (torch.fft.rfft(values, dim=1)[:, frequencies] for values in (outputs, task.targets))
+    mine, wanted = (spectrum.abs().square().mean(0) for spectrum in spectra)
     return (mine / wanted).sqrt()
 
 

@@ -34,8 +34,9 @@ def measure_modules(settings: Settings, seed: int, progress: Progress) -> xr.Dat
     Returns:
         Over module_look: `linear_module_time`, flow time of a step, `linear_module_loss` (in units of L, by the factor
         of `flow_time`), `predicted_linear_module_loss`; over module_mode `linear_module_jumps` with `predicted_`, and
-        `predicted_linear_module_lag`; with prefix quadratic_module the same curves, the prediction being the flow of the neurons, and
-        `alternated_module_loss`, the steps; `quadratic_module_jump` with `predicted_`.
+        `predicted_linear_module_lag`; with prefix quadratic_module the same curves, the prediction
+        being the flow of the neurons, and `predicted_alternated_module_loss`, the steps; `quadratic_module_jump` with
+        `predicted_`; `quadratic_module_rate`.
     """
     return xr.merge([_linear(settings, seed, progress), _quadratic(settings, seed, progress)])
 

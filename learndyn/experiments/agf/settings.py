@@ -112,9 +112,7 @@ def magnitudes(text: str) -> dict[int, float]:
             frequency, magnitude = word.split(":")
             found[int(frequency)] = float(magnitude)
         except ValueError:
-            raise InputError(
-                f'A template is written "frequency:magnitude, ...", such as 1:6, 2:3, not {text!r}.'
-            ) from None
+            raise InputError(f'A template is "frequency:magnitude, ...", such as 1:6, 2:3, not {text!r}.') from None
     return found
 
 

@@ -24,8 +24,8 @@ def lead(results: xr.DataTree) -> list[str]:
     relu = float(np.abs(found.relu_jumps / law.relu_jumps - 1).max())
     return [
         run,
-        f"Times of drops were predicted within {limit:.1g} (diagonal, extrapolated to α = 0), {white:.1g} (linear, from "
-        f"the first weights), {heads:.1g} (attention, α = {s['attention_alphas'][-1]:g}) and {relu:.1g} (ReLU), "
+        f"Times of drops were predicted within {limit:.1g} (diagonal, extrapolated to α = 0), {white:.1g} (linear, "
+        f"from the first weights), {heads:.1g} (attention, α = {s['attention_alphas'][-1]:g}) and {relu:.1g} (ReLU), "
         "relative, before anything was trained.",
         "In modular addition frequencies come in the order of their magnitude; the algorithm brackets when.",
     ]
@@ -36,12 +36,12 @@ def notes(results: xr.DataTree) -> list[str]:
     s, found = json.loads(results.attrs["settings"]), results["measured"].to_dataset()
     coarse = float(found.attention_alpha[0])
     return [
-        "The loss is ½E|y − f|², summed over outputs; torch's MSELoss is 2/outputs of that, and SGD with momentum μ runs "
-        "1/(1 − μ) times as fast. laws.staircase.flow_time does both.",
+        "The loss is ½E|y − f|², summed over outputs; torch's MSELoss is 2/outputs of that, and SGD with momentum μ "
+        "runs 1/(1 − μ) times as fast. laws.staircase.flow_time does both.",
         f"For neurons of degree 3 the prediction is good when the start is small: at α = {coarse:g} drops of attention "
         "may be off by a tenth and more.",
         "Attention is averaged over all prompts in closed form; ReLU networks learn digits, not CIFAR-10.",
-        f"{s['neurons']} neurons may be fewer than the six that fit a frequency exactly; the last level is then above 0.",
+        f"{s['neurons']} neurons may be fewer than the six that fit a frequency exactly: a last level above 0.",
     ]
 
 
