@@ -49,7 +49,6 @@ def _plane(found: xr.Dataset, law: xr.Dataset) -> Figure:
     left.set(xlabel="$\\beta_1$", ylabel="$\\beta_2$", title="path on the loss")
     t = found.plane_time.values[-1]
     for i in range(2):
-        middle.plot(t, found.plane_s.values[0, :, i], color=COLOURS[i], alpha=0.5, linewidth=1)
         middle.plot(found.plane_time.values[0], found.plane_s.values[0, :, i], color=COLOURS[i], label=f"$s_{i + 1}$")
         middle.plot(t, law.plane_s.values[-1, :, i], **BLACK)
     middle.set(xlabel="flow time / ln(1/α)", ylabel="accumulated utility s", title=f"α = {found.alpha.values[0]:g}")

@@ -56,7 +56,7 @@ def mixed(seed: int) -> tuple[Tensor, Tensor]:
     draw = generator(seed, "modes that mix")
     for _ in range(TRIES):
         a, b = draw.standard_normal((3, 3)), draw.standard_normal((3, 3))
-        cov = torch.from_numpy(a @ a.T / 3 + 0.3 * np.eye(3))
+        cov = torch.from_numpy(0.5 * a @ a.T / 3 + 0.7 * np.eye(3))
         corr = torch.from_numpy(3 * b) @ cov
         times = torch.linalg.svdvals(corr).reciprocal()
         try:
@@ -65,7 +65,7 @@ def mixed(seed: int) -> tuple[Tensor, Tensor]:
             continue
         told, gaps = found.staircase.times, found.staircase.times.diff()
         clear = not any("ambiguous" in sentence for sentence in found.staircase.sentences)
-        if clear and float(told[-1]) < 12 * float(told[0]) and float((gaps / told[0]).min()) > 0.5:
+        if clear and float(told[-1]) < 12 * float(told[0]) and float((gaps / told[0]).min()) > 0.8:
             if float(((times - told).abs() / told).max()) > 0.02:
                 return cov, corr
     raise AssertionError("no problem found")

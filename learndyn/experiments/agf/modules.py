@@ -23,6 +23,7 @@ VALUES = (3.0, 1.5, 0.6)  # singular values of the linear module's task, all inp
 OUTPUTS, WIDTH, LINEAR_SCALE = 4, 10, 1e-4
 MODULUS, MAGNITUDE, NEURONS, POWER_SCALE = 5, 4.0, 8, 0.02
 LOOKS = 300
+REST = 0.15  # of the first loss: beyond the last drop the steps are too large
 
 
 def measure_modules(settings: Settings, seed: int, progress: Progress) -> xr.Dataset:
@@ -113,8 +114,8 @@ def _quadratic(settings: Settings, seed: int, progress: Progress) -> xr.Dataset:
     text = f"two_layer_power(width={NEURONS}, degree=2, scale={POWER_SCALE!r})"
     model = build_model(text, SimpleNamespace(input_shape=(2 * MODULUS,), classes=MODULUS), seed).double()
     first = neurons_of(model)
-    steps = law.alternate(task, first, rest=0.05)
-    run = vanishing_flow(task, first, 1.5 * float(steps.times[-1]))
+    steps = law.alternate(task, first, rest=REST)
+    run = vanishing_flow(task, first, 1.5 * float(steps.times[-1]), rest=REST)
     end = float(run.times[-1])
     rate = _rate(end, settings, MODULUS)
     times, loss = _trained(model, task.inputs, task.targets, settings, rate, progress)
