@@ -1,7 +1,7 @@
 """What neurons are to learn: the loss L = ½E‖y − Σ_i f_i‖² of their sum, and the utility of each against a residual."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from learndyn.neurons.starts import Start
 Weights = Float[Tensor, "neurons weights"]
 
 
+@runtime_checkable
 class Problem(Protocol):
     """What `learndyn.laws.staircase.alternate` and `learndyn.dynamics.vanishing_flow` ask for.
 
