@@ -30,7 +30,7 @@ TINY = Settings(
     linear_alphas=(1e-4, 1e-8),
     directions=2,
     examples=8,
-    heads=3,
+    heads=2,
     few_heads=1,
     attention_alphas=(1e-2, 1e-3),
     modulus=5,
@@ -39,7 +39,7 @@ TINY = Settings(
     samples=60,
     features=5,
     widths=(1, 2),
-    module_steps=800,
+    module_steps=600,
     seeds=2,
 )
 

@@ -94,7 +94,7 @@ def _problem(name: str, problem: tuple[Tensor, Tensor], alphas: tuple[float, ...
     padded = [run.pad({f"{name}_look": (0, longest - run.sizes[f"{name}_look"])}) for run in runs]
     made = xr.concat(padded, "alpha").assign_coords(alpha=list(alphas))
     deep = slice(-DEEP, None)  # drops that are near each other are one until the start is small
-    limit = towards_zero(alphas[deep], np.stack([found.times for found, _, _ in seen[deep]]))
+    limit = towards_zero(np.array(alphas[deep]), np.stack([found.times for found, _, _ in seen[deep]]))
     first = [next(e.neuron for e in stairs.events if e.time == float(t)) for t in stairs.times]
     middles = _middles(made, name, stairs)
     return made.assign(

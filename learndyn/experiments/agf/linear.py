@@ -126,7 +126,7 @@ def _commuting(name: str, settings: Settings, seed: int, progress: Progress) -> 
         levels.append(found.levels)
         said.append(due.numpy())
         progress("linear networks", 100)
-    limit = towards_zero(settings.linear_alphas, np.stack(jumps) / -np.log(settings.linear_alphas)[:, None])
+    limit = towards_zero(np.array(settings.linear_alphas), np.stack(jumps) / -np.log(settings.linear_alphas)[:, None])
     made = xr.concat(runs, "linear_alpha").assign_coords(linear_alpha=list(settings.linear_alphas))
     over = ("linear_alpha", f"{name}_drop")
     return made.assign(
@@ -161,7 +161,7 @@ def _mixed(seed: int, progress: Progress) -> xr.Dataset:
         run = linear_flow(alpha * w, alpha * a, cov, corr, at, rtol=1e-10)
         jumps.append(drops(run.time, run.loss, stairs.levels.numpy(), log=False).times / decades)
         progress("modes that mix", 100)
-    limit = towards_zero(MIXED, np.stack(jumps))
+    limit = towards_zero(np.array(MIXED), np.stack(jumps))
     naive = torch.linalg.svdvals(corr).reciprocal()[: len(stairs.times)]
     data = {"mixed_limit": limit.times, "predicted_mixed_limit": stairs.times.numpy(), "mixed_naive": naive.numpy()}
     return xr.Dataset({name: ("mixed_drop", values) for name, values in data.items()})
