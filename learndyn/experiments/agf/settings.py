@@ -164,5 +164,5 @@ def validate(settings: Settings) -> None:
     modes = law.modular_staircase(template(s), neurons=s.neurons)
     if s.neurons < 4 * len(modes.frequencies):
         raise InputError(
-            f"neurons={s.neurons} cannot learn {len(modes.frequencies)} frequencies; give {law.GROUP} for each."
+            f"neurons={s.neurons} cannot learn {len(modes.frequencies)} frequencies; give 6 for each."
         )
