@@ -163,6 +163,4 @@ def validate(settings: Settings) -> None:
         raise InputError(f"modulus={s.modulus} must be at least 3.")
     modes = law.modular_staircase(template(s), neurons=s.neurons)
     if s.neurons < 4 * len(modes.frequencies):
-        raise InputError(
-            f"neurons={s.neurons} cannot learn {len(modes.frequencies)} frequencies; give 6 for each."
-        )
+        raise InputError(f"neurons={s.neurons} cannot learn {len(modes.frequencies)} frequencies; give 6 for each.")

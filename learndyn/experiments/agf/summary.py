@@ -118,5 +118,5 @@ def _relu(found: xr.Dataset, law: xr.Dataset) -> Table:
             seen, said = (data.sel(width=width, seed=seed) for data in (found, law))
             pairs = [p for p in zip(seen.relu_jumps.values, said.relu_jumps.values) if np.isfinite(p[1])]
             drops = ", ".join(_pair(a, b) for a, b in pairs)
-            rows.append((str(width), str(seed), drops, _pair(seen.relu_end, said.relu_end)))
+            rows.append((str(width), str(seed), drops, _pair(float(seen.relu_end), float(said.relu_end))))
     return Table("ReLU networks", ("neurons", "seed", "drops", "last loss"), rows, "Flow times, measured / predicted.")
