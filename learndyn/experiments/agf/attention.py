@@ -81,8 +81,10 @@ def _one(task: InContext, modes: law.AttentionModes, start: Start, progress: Pro
     # the largest dormant head when a round begins: all but those that have woken before it
     norms = [float(start.log_norms.exp().max())]
     for k, time in enumerate(found.times[:-1], start=1):
-        known = math.isfinite(time)
-        norms.append(float(run.at(float(time)).log_norms.sort(descending=True).values[k].exp()) if known else math.nan)
+        seen_at = math.isfinite(time)
+        norms.append(
+            float(run.at(float(time)).log_norms.sort(descending=True).values[k].exp()) if seen_at else math.nan
+        )
     before = torch.tensor([0.0, *found.times[:-1]], dtype=torch.float64)
     known = torch.tensor(norms).isfinite()
     bound = torch.full_like(before, math.nan)

@@ -50,14 +50,14 @@ def _diagonal(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
         limit, shift = found[f"{name}_limit"], found[f"{name}_shift"]
         shifts = ((found[f"{name}_jumps"] - law[f"{name}_times"]) * decades).isel(alpha=slice(-DEEP, None))
         plateau, said = found[f"{name}_plateau_loss"], law[f"{name}_plateau_loss"]
-        size = np.abs(shift).max()
-        levels = np.abs(plateau / said - 1).isel({f"{name}_plateau": slice(0, -1)})
+        size = abs(shift).max()
+        levels = abs(plateau / said - 1).isel({f"{name}_plateau": slice(0, -1)})
         made += [
             at_most(
                 f"{name}-times",
                 f"{text}: the times of all drops, extrapolated to a start of 0, are the predicted ones: largest "
                 "relative error.",
-                worst(np.abs(limit / law[f"{name}_times"] - 1), "largest of all drops"),
+                worst(abs(limit / law[f"{name}_times"] - 1), "largest of all drops"),
                 1e-3,
                 paper=f"{times} ln(1/α)",
             ),
@@ -132,7 +132,7 @@ def _linear(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
         ("trap", "Modes that grow in another order than that of their gains", 2e-3),
         ("falling", "Variances that fall as a power law", 2e-3),
     ):
-        off = np.abs(found[f"{name}_jumps"] / law[f"{name}_jumps"] - 1)
+        off = abs(found[f"{name}_jumps"] / law[f"{name}_jumps"] - 1)
         made += [
             at_most(
                 f"{name}-times",
@@ -145,7 +145,7 @@ def _linear(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
             at_most(
                 f"{name}-limit",
                 f"{text}: extrapolated to a start of 0 that is 1/σ: largest relative error.",
-                over(np.abs(found[f"{name}_limit"] / law[f"{name}_limit"] - 1).max(f"{name}_drop", skipna=False)),
+                over(abs(found[f"{name}_limit"] / law[f"{name}_limit"] - 1).max(f"{name}_drop", skipna=False)),
                 loose,
                 paper="1/σ",
             ),
@@ -168,7 +168,7 @@ def _linear(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
                 f"{name}-levels",
                 f"Levels of the plateaus, {'white inputs' if name == 'white' else 'in the order of growth'}, at the "
                 "smallest start: largest relative error.",
-                over(np.abs(seen / said - 1).max(f"{name}_plateau", skipna=False)),
+                over(abs(seen / said - 1).max(f"{name}_plateau", skipna=False)),
                 1e-3,
                 paper="½ Σ μ of what is not learned",
             )
@@ -179,14 +179,14 @@ def _linear(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
             "mixed-times",
             "Modes that mix: times extrapolated from two starts are those of the conjectured recursion: largest "
             "relative error.",
-            over(np.abs(mixed / said - 1).max("mixed_drop", skipna=False)),
+            over(abs(mixed / said - 1).max("mixed_drop", skipna=False)),
             1e-3,
             paper="conjecture",
         ),
         at_least(
             "mixed-are-not-naive",
             "And not 1/σ_k: by how much that is off at least at one mode.",
-            over(np.abs(mixed / found.mixed_naive - 1).max("mixed_drop", skipna=False)),
+            over(abs(mixed / found.mixed_naive - 1).max("mixed_drop", skipna=False)),
             0.01,
             paper="conjecture",
         ),
@@ -195,7 +195,7 @@ def _linear(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
 
 
 def _attention(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
-    ratio = np.abs(found.attention_jumps / law.attention_jumps - 1).max("attention_drop", skipna=False)
+    ratio = abs(found.attention_jumps / law.attention_jumps - 1).max("attention_drop", skipna=False)
     early = found.attention_jumps / law.attention_bound
     made = [
         at_most(
@@ -211,7 +211,7 @@ def _attention(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
     if "seed" in plateaus.dims:
         plateaus = plateaus.isel(seed=0, drop=True)
     last = {"attention_alpha": -1}
-    off = np.abs(found.attention_levels.isel(last) / plateaus - 1)
+    off = abs(found.attention_levels.isel(last) / plateaus - 1)
     return [
         *made,
         at_least(
@@ -231,21 +231,21 @@ def _attention(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
         at_most(
             "attention-algorithm-levels",
             "Levels of the algorithm against the closed form: largest relative error.",
-            worst(np.abs(found.alternated_attention_levels / plateaus - 1)),
+            worst(abs(found.alternated_attention_levels / plateaus - 1)),
             1e-4,
             paper="1, 0.5622, 0.3555, 0.2251, 0.1322",
         ),
         at_most(
             "attention-weights",
             "What a direction ends with is 1/(tr Σ + (N + 1)λ): largest relative error.",
-            over(np.abs(found.attention_weights / law.attention_weights - 1).max("attention_mode")),
+            over(abs(found.attention_weights / law.attention_weights - 1).max("attention_mode")),
             1e-2,
             paper="0.0297, 0.0561, 0.0796, 0.1008",
         ),
         at_most(
             "few-heads",
             "With fewer heads than directions there are as many drops as heads: error of the last level.",
-            over(np.abs(found.few_loss / law.few_loss - 1)),
+            over(abs(found.few_loss / law.few_loss - 1)),
             1e-2,
             paper="one drop a head",
         ),
@@ -256,7 +256,7 @@ def _modular(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
     half, first, last = found.modular_half, law.modular_first, law.modular_last
     outside = np.maximum(np.maximum(first / half, half / last), 1) - 1
     order = half.diff("frequency")
-    levels = np.abs(found.modular_levels / law.modular_levels - 1)
+    levels = abs(found.modular_levels / law.modular_levels - 1)
     own = law.modular_levels.isel(modular_plateau=[0, 1])
     own = own.isel(seed=0, drop=True) if "seed" in own.dims else own
     share = float(own[0] - own[1])
@@ -296,7 +296,7 @@ def _modular(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
             "modular-steps",
             "Within the first frequency the algorithm's first two neurons leave 8/9 and 5/9 of it: largest error over "
             "its share.",
-            worst(np.abs(steps - wanted) / share),
+            worst(abs(steps - wanted) / share),
             0.02,
             paper="0.5996 and 0.4094 of MSE at p = 20",
         ),
@@ -321,9 +321,9 @@ def _modular(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
 
 def _relu(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
     there = np.isfinite(law.relu_jumps)
-    off = np.abs(found.relu_jumps / law.relu_jumps - 1).where(there)
+    off = abs(found.relu_jumps / law.relu_jumps - 1).where(there)
     missed = (there & found.relu_jumps.isnull()).any(("width", "relu_drop"))
-    end = np.abs(found.relu_end / law.relu_end - 1).max("width")
+    end = abs(found.relu_end / law.relu_end - 1).max("width")
     few = found.relu_end.isel(width=0) - found.relu_end.isel(width=-1)
     return [
         at_most(
@@ -354,7 +354,7 @@ def _modules(found: xr.Dataset, law: xr.Dataset, settings: dict) -> list[Claim]:
     lag = found.linear_module_jumps - law.linear_module_jumps
     late = (lag / law.linear_module_lag).isel(module_mode=0)
     told = law.linear_module_jumps + law.linear_module_lag
-    curve = np.abs(found.quadratic_module_loss - law.quadratic_module_loss).max("module_look")
+    curve = abs(found.quadratic_module_loss - law.quadratic_module_loss).max("module_look")
     first = law.quadratic_module_loss.isel(module_look=0)
     momentum = settings["momentum"]
     second = float(np.square(law.linear_module_lag / law.linear_module_jumps).max())  # order that the lag leaves out
@@ -363,7 +363,7 @@ def _modules(found: xr.Dataset, law: xr.Dataset, settings: dict) -> list[Claim]:
             "module-times",
             f"A linear module under SGD with momentum {momentum:g} and torch's MSELoss: drops are where its first "
             "weights say, in flow time, less the lag of finite steps: largest relative error.",
-            over(np.abs(found.linear_module_jumps / told - 1).max("module_mode", skipna=False)),
+            over(abs(found.linear_module_jumps / told - 1).max("module_mode", skipna=False)),
             1e-3 + second,
             paper="steps × η/(1 − μ) × s",
         ),
@@ -379,7 +379,7 @@ def _modules(found: xr.Dataset, law: xr.Dataset, settings: dict) -> list[Claim]:
             "quadratic-module-time",
             "A quadratic module on modular addition, the same way: half of the loss is gone when its flow says: "
             "relative error.",
-            over(np.abs(found.quadratic_module_jump / law.quadratic_module_jump - 1)),
+            over(abs(found.quadratic_module_jump / law.quadratic_module_jump - 1)),
             0.02,
             paper="steps × η/(1 − μ) × s",
         ),

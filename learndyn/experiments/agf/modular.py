@@ -57,7 +57,8 @@ def measure_modular(settings: Settings, seed: int, progress: Progress) -> xr.Dat
     settled = torch.cat([torch.zeros_like(said.settled[:1]), said.settled])
     steps = torch.stack([_amplitudes(task, theta, frequencies) for theta in settled])
     which = torch.searchsorted(said.times, times, right=True)
-    events = [(e.time, _frequency(e.direction, p), e.direction) for e in said.events if e.kind == "activation"]
+    woken = [(e.time, e.direction) for e in said.events if e.kind == "activation" and e.direction is not None]
+    events = [(time, _frequency(direction, p), direction) for time, direction in woken]
     by = {k: [time for time, found, _ in events if found == k] for k in frequencies}
     first = {k: next((d for _, found, d in events if found == k), None) for k in frequencies}
     found = drops(times, loss, modes.staircase.levels.numpy())

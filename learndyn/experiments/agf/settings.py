@@ -100,13 +100,13 @@ PRESETS = {
 }
 
 
-def magnitudes(text: str) -> dict[int, float]:
+def magnitudes(text: str) -> dict[int | tuple[int, ...], float]:
     """|x̂| by frequency from "1:6, 2:3".
 
     Raises:
         InputError: If it is no such text.
     """
-    found = dict[int, float]()
+    found = dict[int | tuple[int, ...], float]()
     for word in text.split(","):
         try:
             frequency, magnitude = word.split(":")
@@ -118,9 +118,9 @@ def magnitudes(text: str) -> dict[int, float]:
 
 def template(settings: Settings) -> torch.Tensor:
     """X of modular addition, phases of about one radian a frequency so that nothing is symmetric."""
-    wanted = magnitudes(settings.template)
-    group = groups.cyclic(settings.modulus)
-    phases = {k: 0.0 if 2 * k % settings.modulus == 0 else 0.4 + 0.9 * k for k in wanted}
+    wanted, p = magnitudes(settings.template), settings.modulus
+    group = groups.cyclic(p)
+    phases = {k: 0.0 if isinstance(k, tuple) or 2 * k % p == 0 else 0.4 + 0.9 * k for k in wanted}
     return groups.magnitudes(group, wanted, phases)
 
 

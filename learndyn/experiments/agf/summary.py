@@ -18,10 +18,10 @@ def lead(results: xr.DataTree) -> list[str]:
         f"{s['heads']} heads, {s['neurons']} quadratic neurons modulo {s['modulus']}, ReLU networks on {s['samples']} "
         f"digits, and two plain modules; {s['seeds']} seeds, float64."
     )
-    limit = float(np.abs(found.plane_limit / law.plane_times - 1).max())
-    white = float(np.abs(found.white_jumps / law.white_jumps - 1).max())
-    heads = float(np.abs(found.attention_jumps / law.attention_jumps - 1).isel(attention_alpha=-1).max())
-    relu = float(np.abs(found.relu_jumps / law.relu_jumps - 1).max())
+    limit = float(abs(found.plane_limit / law.plane_times - 1).max())
+    white = float(abs(found.white_jumps / law.white_jumps - 1).max())
+    heads = float(abs(found.attention_jumps / law.attention_jumps - 1).isel(attention_alpha=-1).max())
+    relu = float(abs(found.relu_jumps / law.relu_jumps - 1).max())
     return [
         run,
         f"Times of drops were predicted within {limit:.1g} (diagonal, extrapolated to α = 0), {white:.1g} (linear, "
@@ -68,7 +68,7 @@ def _diagonal(found: xr.Dataset, law: xr.Dataset) -> Table:
 
 
 def _linear(found: xr.Dataset, law: xr.Dataset) -> Table:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in COMMUTING:
         seen, said = found[f"{name}_jumps"].isel(seed=0), law[f"{name}_jumps"].isel(seed=0)
         for alpha in found.linear_alpha.values:
@@ -112,7 +112,7 @@ def _modular(found: xr.Dataset, law: xr.Dataset) -> Table:
 
 
 def _relu(found: xr.Dataset, law: xr.Dataset) -> Table:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for width in found.width.values:
         for seed in found.seed.values:
             seen, said = (data.sel(width=width, seed=seed) for data in (found, law))
