@@ -29,6 +29,7 @@ _E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 4
 
 NONE = 1e-12  # of the largest gradient
 BEND = 1.0  # of a step: what is left of an old direction, however little, must grow as it should
+COARSE = 1e-4  # relative tolerance from which on nothing so small is asked for
 FELT = 1e-10
 PROBE = 1e-5
 KINK = 10.0  # times the first bend
@@ -120,6 +121,7 @@ def climb(
     sharpest = KINK * bend  # what bends more is a kink
     h = 0.01 / size.clamp_min(1e-6 * largest).maximum(bend)
     trail = [y.clone()]
+    stride = BEND if rtol < COARSE else math.inf
     for _ in range(STEPS):
         top = max(top, float(slopes[:, -2].max()))
         # a direction that stands still forgets how it came, and that decides where it turns next: it is followed on
@@ -152,7 +154,7 @@ def climb(
         crossed |= hit
         moving &= ~(hit | (good & (y[:, -1] >= end * (1 - 1e-12))))
         grown = h * (0.9 * (rtol / error.clamp_min(1e-30)) ** 0.2).clamp(0.2, 5.0)
-        h = torch.where(hit | past, h, grown.minimum(BEND / bend.clamp_min(NONE * largest)))
+        h = torch.where(hit | past, h, grown.minimum(stride / bend.clamp_min(NONE * largest)))
         if traced:
             trail.append(y)
     t = y[:, -1]
