@@ -71,11 +71,9 @@ class _Field:
     def value(self, leaves: Mapping[str, Tensor]) -> Tensor:
         """The loss, a scalar; buffers are as they were at the start, so that it depends on the parameters alone."""
         tensors = {**leaves, **{name: b.clone() for name, b in self.buffers.items()}}
-
-        def network(*inputs: Tensor, **options: Tensor) -> Tensor:
-            return functional_call(self.model, tensors, inputs, options)
-
-        found = self.loss(network)  # type: ignore[arg-type]
+        found = self.loss(
+            lambda *inputs, **options: functional_call(self.model, tensors, inputs, options)  # type: ignore[arg-type]
+        )
         if found.ndim or not found.is_floating_point():
             raise InputError(f"loss(model) gave {found.dtype} of shape {tuple(found.shape)}; it must be one number.")
         return found

@@ -96,7 +96,7 @@ def test_alignment_is_one_where_the_utility_is_largest_and_less_elsewhere(text):
         u, w = drawn[:, :2], drawn[:, 2]
         blurred = aligned(group, u, w)
         theta = torch.cat([u.flatten(1), w], 1)
-        for _ in range(250):
+        for _ in range(150):
             part = theta.detach().requires_grad_()
             value = groups.correlation(
                 group, x, part[:, : 2 * group.order].unflatten(1, (2, -1)), part[:, 2 * group.order :]
