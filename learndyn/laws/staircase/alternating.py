@@ -80,7 +80,7 @@ def alternate(
     """
     _check(problem, start)
     kappa, stretch = float(problem.degree), 0.0 if preconditioned else float(problem.degree) - 2
-    rtol, rest_of = rtol or (1e-8 if problem.smooth else 1e-3), settle if problem.smooth else settle_roughly
+    rtol = rtol or (1e-8 if problem.smooth else 1e-3)
     patience = patience or (10.0 if problem.smooth else 1.0)
     count = len(start.log_norms)
     phi, ell = start.directions.clone(), start.log_norms.clone()
@@ -135,16 +135,8 @@ def alternate(
         theta[wakes] = phi[wakes]
         awake |= wakes
         waking[wakes] = waking[wakes].clamp_max(time)
-        moves, shrunk, tired = "asleep", asleep, list[int]()
-        while moves == "asleep" and awake.any():
-            loss = partial(_loss, problem, theta.clone(), awake.clone())
-            theta[awake], moves = rest_of(loss, theta[awake], tolerance, patience * time, shrunk)
-            small = _sleepers(problem, theta, awake, asleep)
-            shrunk = asleep if small else 0.0  # small ones that are pushed to grow are left to
-            phi[small], ell[small] = theta[small] / theta[small].norm(dim=1, keepdim=True), 0.0
-            theta[small], awake[small] = 0.0, False
-            tired += small
-        restless += moves == "moving"
+        tired, still = _minimised(problem, theta, awake, phi, ell, tolerance, patience * time, asleep)
+        restless += not still
         level = float(problem.loss(_of(problem, theta, awake)))
         events += [
             Event(time, int(i), "activation", level, float(values[i]), phi[i].clone())
@@ -155,30 +147,28 @@ def alternate(
         levels.append(level)
         kept.append(theta.clone())
     ell = torch.where(awake, theta.norm(dim=1).clamp_min(1e-300).log(), ell)
-    sentences: tuple[str, ...] = ()
-    woken_again = sorted(
-        {e.neuron for e in events if e.kind == "deactivation"} & set(awake.nonzero().flatten().tolist())
-    )
-    if woken_again:
-        sentences = (
-            f"Neurons {woken_again} fell asleep and woke again: what their direction remembers is below rounding, so "
-            "that the time is a lower bound; for diagonal networks the exact algorithm knows it.",
+    slept = {event.neuron for event in events if event.kind == "deactivation"}
+    sentences = list[str]()
+    if again := sorted(slept & set(awake.nonzero().flatten().tolist())):
+        sentences.append(
+            f"Neurons {again} fell asleep and woke again: what their direction remembers is below rounding, so that "
+            "the time is a lower bound; for diagonal networks the exact algorithm knows it."
         )
     if kappa == 2 and float(start.log_norms.min()) < ROUNDING and len(times) > 1:
-        sentences += (
+        sentences.append(
             "Starts below 1e-16 with κ = 2: what a neuron keeps of later features is lost in rounding, so that drops "
-            "after the first can come early; the laws of linear and diagonal networks know them.",
+            "after the first can come early; the laws of linear and diagonal networks know them."
         )
     if restless:
-        sentences += (
-            f"After {restless} of {len(times)} drops the awake neurons still moved; their levels are upper ones.",
+        sentences.append(
+            f"After {restless} of {len(times)} drops the awake neurons still moved; their levels are upper ones."
         )
     return Alternation(
         times=torch.tensor(times, dtype=torch.float64),
         levels=torch.tensor(levels, dtype=torch.float64),
         events=tuple(events),
         reason=reason,
-        sentences=sentences,
+        sentences=tuple(sentences),
         awake=awake,
         weights=torch.where(awake[:, None], theta, phi),
         log_norms=ell,
@@ -208,6 +198,30 @@ def _reached(utility: object, phi: Tensor, who: Tensor) -> Tensor:
     values = torch.zeros_like(phi[:, 0])
     values[who] = utility(phi[who])  # type: ignore[operator]
     return values
+
+
+def _minimised(
+    problem: Problem,
+    theta: Tensor,
+    awake: Tensor,
+    phi: Tensor,
+    ell: Tensor,
+    tolerance: float,
+    time: float,
+    asleep: float,
+) -> tuple[list[int], bool]:
+    """Let awake neurons flow to rest, in place; who fell asleep on the way, and whether the others stand still."""
+    flowed, moves, shrunk = settle if problem.smooth else settle_roughly, "asleep", asleep
+    tired = list[int]()
+    while moves == "asleep" and awake.any():
+        loss = partial(_loss, problem, theta.clone(), awake.clone())
+        theta[awake], moves = flowed(loss, theta[awake], tolerance, time, shrunk)
+        small = _sleepers(problem, theta, awake, asleep)
+        shrunk = asleep if small else 0.0  # small ones that are pushed to grow are left to
+        phi[small], ell[small] = theta[small] / theta[small].norm(dim=1, keepdim=True), 0.0
+        theta[small], awake[small] = 0.0, False
+        tired += small
+    return tired, moves != "moving"
 
 
 def _sleepers(problem: Problem, theta: Tensor, awake: Tensor, asleep: float) -> list[int]:
