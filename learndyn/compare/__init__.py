@@ -3,7 +3,7 @@
 from learndyn.compare.agreement import agreement
 from learndyn.compare.claims import Claim, at_least, at_most, from_json, to_json, within
 from learndyn.compare.crossing import Crossing, Crossings, steps_to_threshold, together
-from learndyn.compare.intervals import Estimate, exact, jackknife, mean_interval
+from learndyn.compare.intervals import Estimate, exact, finite_mean, jackknife, mean_interval
 from learndyn.compare.ordering import ordering
 from learndyn.compare.staircase import Drops, Plateau, drops, half_power, plateaus
 from learndyn.compare.staircase_scores import Limit, StaircaseScore, staircase_score, towards_zero
@@ -24,6 +24,7 @@ __all__ = [
     "at_most",
     "drops",
     "exact",
+    "finite_mean",
     "from_json",
     "half_power",
     "jackknife",

@@ -129,9 +129,7 @@ def flow(
         InputError: If the times do not increase, nothing can flow, the loss is not one number or not the same each
             time, the solver gives up, or it would take more gradients than allowed.
     """
-    looked = np.asarray(times.detach().double().cpu().numpy())
-    if looked.ndim != 1 or not len(looked) or looked[0] < 0 or (np.diff(looked) <= 0).any() or not looked[-1] < np.inf:
-        raise InputError("times must be a vector of finite times from 0 on that increase.")
+    looked = increasing(times)
     if method not in METHODS:
         raise InputError(f"method={method!r} is none of {', '.join(METHODS)}.")
     field = _Field(model, loss, rates or {}, most)
@@ -158,6 +156,18 @@ def flow(
         kept = looked if stopped is None else np.append(looked[looked < stopped], stopped)
         series = _observe(field, solved.sol, kept, observe or {})
     return Flow(series, lambda time: field.module(_inside(solved.sol, solved.t[-1], time)), stopped, solved.nfev)
+
+
+def increasing(times: Tensor) -> np.ndarray:
+    """Times at which a flow is looked at.
+
+    Raises:
+        InputError: If they are no vector of finite times from 0 on that increase.
+    """
+    looked = np.asarray(times.detach().cpu().double().numpy())
+    if looked.ndim != 1 or not len(looked) or looked[0] < 0 or (np.diff(looked) <= 0).any() or not looked[-1] < np.inf:
+        raise InputError("times must be a vector of finite times from 0 on that increase.")
+    return looked
 
 
 def _inside(solution: Callable[[float], np.ndarray], end: float, time: float) -> np.ndarray:

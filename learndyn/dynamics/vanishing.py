@@ -12,6 +12,7 @@ import xarray as xr
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from learndyn.dynamics.flow import increasing
 from learndyn.errors import InputError
 
 CLIP = 60.0  # of exponents: e^60 is beyond any coefficient, and its square no overflow
@@ -80,7 +81,7 @@ def diagonal_flow(
     betas = beta(s)
     loss = ((y - betas @ x.T) ** 2).sum(1) / (2 * len(x))
     over = ("time", "coordinate")
-    return xr.Dataset({"s": (over, s), "beta": (over, betas), "loss": ("time", loss)}, {"time": _times(times)})
+    return xr.Dataset({"s": (over, s), "beta": (over, betas), "loss": ("time", loss)}, {"time": increasing(times)})
 
 
 def linear_flow(
@@ -153,7 +154,7 @@ def linear_flow(
             "singular_values": (("time", "k"), np.linalg.svd(maps, compute_uv=False)),
             "defect": ("time", defect),
         },
-        {"time": _times(times)},
+        {"time": increasing(times)},
     )
 
 
@@ -219,22 +220,15 @@ def attention_flow(
             "singular_values": (("time", "k"), np.linalg.svd(maps, compute_uv=False)),
             "norm": (("time", "head"), norm),
         },
-        {"time": _times(times)},
+        {"time": increasing(times)},
     )
-
-
-def _times(times: Tensor) -> np.ndarray:
-    looked = np.asarray(times.detach().cpu().double().numpy())
-    if looked.ndim != 1 or not len(looked) or looked[0] < 0 or (np.diff(looked) <= 0).any() or not looked[-1] < np.inf:
-        raise InputError("times must be a vector of finite times from 0 on that increase.")
-    return looked
 
 
 def _solve(
     velocity: Callable[[float, np.ndarray], np.ndarray], start: np.ndarray, times: Tensor, **options: object
 ) -> np.ndarray:
     """States at the times, `(times, parameters)`."""
-    looked = _times(times)
+    looked = increasing(times)
     if not looked[-1]:
         return np.repeat(start[None], len(looked), 0)
     solved = solve_ivp(velocity, (0.0, looked[-1]), start, t_eval=looked, **options)  # type: ignore[call-overload]

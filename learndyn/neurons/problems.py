@@ -180,7 +180,11 @@ class InContext:
 
     def loss(self, theta: Weights) -> Float[Tensor, ""]:
         """L(M)."""
-        sigma, m = self.covariance, self.learnt(theta)
+        return self.loss_of(self.learnt(theta))
+
+    def loss_of(self, m: Float[Tensor, "size size"]) -> Float[Tensor, ""]:
+        """L of any M."""
+        sigma = self.covariance
         linear = 2 * self.length * (sigma @ m @ sigma).trace()
         return 0.5 * (sigma.trace() - linear + (m.T @ self.second_moment() @ m @ sigma).trace())
 

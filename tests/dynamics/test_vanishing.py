@@ -15,7 +15,6 @@ from learndyn.compare import drops, half_power, staircase_score, towards_zero
 from learndyn.dynamics import attention_flow, diagonal_flow, flow, linear_flow
 from learndyn.errors import InputError
 from learndyn.laws.staircase import (
-    attention_loss,
     attention_staircase,
     diagonal_staircase,
     linear_curves,
@@ -24,6 +23,7 @@ from learndyn.laws.staircase import (
     linear_times,
     modular_staircase,
 )
+from learndyn.neurons import InContext
 
 
 class Weights(nn.Module):
@@ -115,7 +115,7 @@ def test_attention_flow_is_that_of_heads():
 
     def total(network):
         v, k, q = network_of.split(network())
-        return attention_loss(torch.einsum("h,hi,hj->ij", v, k, q), sigma, 8)
+        return InContext(sigma, 8).loss_of(torch.einsum("h,hi,hj->ij", v, k, q))
 
     times = torch.linspace(0, 12, 20, dtype=torch.float64)
     other = flow(network_of, total, times, method="LSODA", rtol=1e-7)

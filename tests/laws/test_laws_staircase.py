@@ -14,7 +14,6 @@ from learndyn.errors import InputError
 from learndyn.laws.staircase import (
     FEW,
     GROUP,
-    attention_loss,
     attention_staircase,
     diagonal_staircase,
     diagonal_time,
@@ -24,8 +23,8 @@ from learndyn.laws.staircase import (
     linear_times,
     lower_bounds,
     modular_staircase,
-    square_of_scatter,
 )
+from learndyn.neurons import InContext
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=20, deadline=None)
@@ -237,7 +236,7 @@ def test_levels_of_linear_attention():
     for k in range(5):
         m = torch.einsum("ik,k,jk->ij", found.eigenvectors[:, :k], found.weights[:k], found.eigenvectors[:, :k])
         m = m.requires_grad_()
-        loss = attention_loss(m, sigma, 32)
+        loss = InContext(sigma, 32).loss_of(m)
         assert loss.item() == pytest.approx(float(found.staircase.levels[k]), rel=1e-12)
         slope = torch.autograd.grad(loss, m)[0]
         inside = found.eigenvectors.T @ slope @ found.eigenvectors
@@ -254,9 +253,13 @@ def test_the_loss_of_attention_is_the_mean_over_prompts():
     scatter = np.einsum("bni,bnj->bij", x[:, :32], x[:, :32])
     f = np.einsum("bi,bij,jk,bk->b", w, scatter, m, x[:, 32])
     errors = (np.einsum("bi,bi->b", w, x[:, 32]) - f) ** 2 / 2
-    assert abs(errors.mean() - float(attention_loss(tensor(m), tensor(sigma), 32))) < 4 * errors.std() / math.sqrt(2e4)
+    assert abs(errors.mean() - float(InContext(tensor(sigma), 32).loss_of(tensor(m)))) < 4 * errors.std() / math.sqrt(
+        2e4
+    )
     square = np.einsum("bij,bjk->bik", scatter, scatter)
-    off = np.abs(square.mean(0) - square_of_scatter(tensor(sigma), 32).numpy()) / (square.std(0) / math.sqrt(2e4))
+    off = np.abs(square.mean(0) - InContext(tensor(sigma), 32).second_moment().numpy()) / (
+        square.std(0) / math.sqrt(2e4)
+    )
     assert off.max() < 4.5
 
 

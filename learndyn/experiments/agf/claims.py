@@ -6,7 +6,7 @@ import math
 import numpy as np
 import xarray as xr
 
-from learndyn.compare import Claim, Estimate, at_least, at_most, exact, mean_interval, within
+from learndyn.compare import Claim, Estimate, at_least, at_most, exact, finite_mean, within
 from learndyn.experiments.agf.diagonal import DEEP, RANDOM_SIZES
 
 LEVEL = 0.9
@@ -14,11 +14,7 @@ LEVEL = 0.9
 
 def over(values: xr.DataArray, dim: str = "seed", what: str = "") -> Estimate:
     """Mean over one dimension with a Student-t interval; values that are not finite are left out."""
-    flat = values.values.ravel()
-    flat = flat[np.isfinite(flat)]
-    if not len(flat):
-        return Estimate(math.nan, math.nan, math.nan, "nothing to measure")
-    return mean_interval(flat, LEVEL, what or f"{dim}s")
+    return finite_mean(values, LEVEL, what or f"{dim}s")
 
 
 def worst(values: xr.DataArray, what: str = "largest of all") -> Estimate:

@@ -14,7 +14,7 @@ from learndyn.compare import (
     at_least,
     at_most,
     exact,
-    mean_interval,
+    finite_mean,
     together,
     within,
 )
@@ -29,11 +29,7 @@ EARLY = 100  # step of the grids
 
 def over(values: xr.DataArray, what: str = "seeds") -> Estimate:
     """Mean of all values with a Student-t interval; those that are not finite are left out."""
-    flat = np.asarray(values.values, dtype=float).ravel()
-    flat = flat[np.isfinite(flat)]
-    if not len(flat):
-        return Estimate(math.nan, math.nan, math.nan, "nothing to measure")
-    return mean_interval(flat, LEVEL_OF, what)
+    return finite_mean(values, LEVEL_OF, what)
 
 
 def largest(values: xr.DataArray, what: str = "largest of all") -> Estimate:

@@ -1,12 +1,11 @@
 """What must come out, as numbers with intervals. Bounds follow from the learning rate or from earlier runs."""
 
 import json
-import math
 
 import numpy as np
 import xarray as xr
 
-from learndyn.compare import Claim, Estimate, at_least, at_most, exact, mean_interval, within
+from learndyn.compare import Claim, Estimate, at_least, at_most, exact, finite_mean, within
 from learndyn.experiments.lambda_balanced import sequences, starts
 from learndyn.experiments.lambda_balanced.settings import fits, shape
 from learndyn.laws.balanced.limits import spans
@@ -18,11 +17,7 @@ MANY = 10.0  # |λ| from which on a network of these tasks is lazy, where it can
 
 def over(values: xr.DataArray, dim: str, what: str = "") -> Estimate:
     """Mean over one dimension with a Student-t interval; values that are not finite are left out."""
-    flat = values.values.ravel()
-    flat = flat[np.isfinite(flat)]
-    if not len(flat):
-        return Estimate(math.nan, math.nan, math.nan, "nothing to measure")
-    return mean_interval(flat, LEVEL, what or f"{dim}s")
+    return finite_mean(values, LEVEL, what or f"{dim}s")
 
 
 def largest(values: xr.DataArray, what: str = "largest of all") -> Estimate:

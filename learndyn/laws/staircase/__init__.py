@@ -5,7 +5,7 @@ grows. The first whose norm reaches 1 wakes, the awake ones minimise the loss at
 """
 
 from learndyn.laws.staircase.alternating import Alternation, alternate
-from learndyn.laws.staircase.attention import AttentionModes, attention_loss, attention_staircase, square_of_scatter
+from learndyn.laws.staircase.attention import AttentionModes, attention_staircase
 from learndyn.laws.staircase.bounds import lower_bounds
 from learndyn.laws.staircase.diagonal import DiagonalPath, diagonal_staircase, diagonal_time
 from learndyn.laws.staircase.dormant import Climb, climb
@@ -25,7 +25,6 @@ __all__ = [
     "ModularModes",
     "Staircase",
     "alternate",
-    "attention_loss",
     "attention_staircase",
     "check_vanishing",
     "climb",
@@ -38,6 +37,5 @@ __all__ = [
     "linear_times",
     "lower_bounds",
     "modular_staircase",
-    "square_of_scatter",
     "threshold",
 ]

@@ -35,28 +35,6 @@ class AttentionModes:
     utilities: Float[Tensor, " modes"]
 
 
-def square_of_scatter(covariance: Float[Tensor, "D D"], examples: int) -> Float[Tensor, "D D"]:
-    """E[S²] = N(N+1)Σ² + N tr(Σ) Σ for S = Σ_n x_n x_nᵀ of Gaussian x (a Wishart moment; arXiv:2506.06489)."""
-    sigma = covariance.double()
-    return examples * (examples + 1) * sigma @ sigma + examples * sigma.trace() * sigma
-
-
-def attention_loss(
-    weights: Float[Tensor, "*batch D D"], covariance: Float[Tensor, "D D"], examples: int
-) -> Float[Tensor, "*batch"]:
-    """Population loss ½[tr Σ − 2N tr(ΣMΣ) + tr(MᵀE[S²]MΣ)] of ½E(wᵀx_q − f)² (arXiv:2506.06489).
-
-    Args:
-        weights: M = Σ_i v_i k_i q_iᵀ.
-        covariance: Σ.
-        examples: N, pairs in a prompt.
-    """
-    m, sigma = weights.double(), covariance.double()
-    linear = torch.einsum("ij,...jk,ki->...", sigma, m, sigma)
-    square = torch.einsum("...ji,jk,...kl,li->...", m, square_of_scatter(sigma, examples), m, sigma)
-    return (sigma.trace() - 2 * examples * linear + square) / 2
-
-
 def attention_staircase(
     covariance: Float[Tensor, "D D"],
     examples: int,
