@@ -195,7 +195,7 @@ def _options(settings: type, defaults: Any, presets: Iterable[str]) -> type:
             if field.name == "preset":
                 text += f" One of: {', '.join(presets)}."
             name = field.name.replace("_", "-") if len(field.name) > 2 else field.name
-            annotation = Annotated[hints[field.name], tyro.conf.arg(help=text, name=name)]
+            annotation: Any = Annotated[hints[field.name], tyro.conf.arg(help=text, name=name)]
             fields.append((field.name, annotation, dataclasses.field(default=getattr(start, field.name))))
     return dataclasses.make_dataclass("Options", fields, frozen=True)
 

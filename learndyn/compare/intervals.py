@@ -115,7 +115,7 @@ def jackknife(
 
 
 def left_out(
-    statistic: Callable[[Any], SupportsFloat], samples: Float[np.ndarray, "n *shape"]
+    statistic: Callable[[Any], SupportsFloat], samples: Float[np.ndarray, " n *shape"]
 ) -> Float[np.ndarray, " left_out"]:
     """The statistic without each replicate in turn; empty if there is only one."""
     if len(samples) == 1:

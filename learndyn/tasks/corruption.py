@@ -8,8 +8,8 @@ from learndyn.noise import generator
 
 
 def redraw_labels(
-    labels: Int64[np.ndarray, "n"], fraction: float, classes: int, data_seed: int
-) -> Int64[np.ndarray, "n"]:
+    labels: Int64[np.ndarray, " n"], fraction: float, classes: int, data_seed: int
+) -> Int64[np.ndarray, " n"]:
     """A copy in which round(fraction x n) labels, chosen at random, are drawn anew, uniformly over *all* classes.
 
     A redrawn label may come out as it was, so only (1 - 1/classes) x fraction of the labels are expected to be wrong.

@@ -77,7 +77,7 @@ def test_axes_that_cannot_be_named_as_wished_do_not_cost_the_run():
     def square(state) -> Float[Tensor, "n n"]:
         return torch.zeros(2, 2)
 
-    def taken(state) -> Float[Tensor, "step"]:
+    def taken(state) -> Float[Tensor, " step"]:
         return torch.zeros(4)
 
     def open_ended(state) -> Float[Tensor, "*batch n"]:
