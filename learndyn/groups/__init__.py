@@ -49,6 +49,7 @@ from learndyn.groups.templates import (
     template,
 )
 from learndyn.groups.transform import convolve, fourier, inverse, power, project, translates
+from learndyn.groups.waking import arrivals
 
 __all__ = [
     "Census",
@@ -60,6 +61,7 @@ __all__ = [
     "Stage",
     "all_sequences",
     "alternating",
+    "arrivals",
     "bumps",
     "census",
     "compose",

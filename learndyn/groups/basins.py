@@ -66,7 +66,7 @@ def census(
     moving = torch.ones(count, dtype=torch.bool)
     for _ in range(steps):
         part = theta[moving]
-        _, slope = _climb(group, x, part, length)
+        _, slope = utility_slope(group, x, part, length)
         tangent = slope - (slope * part).sum(1, keepdim=True) * part
         scale = slope.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
         part = part + STEP * tangent / scale
@@ -74,7 +74,7 @@ def census(
         moving[moving.clone()] = tangent.norm(dim=1) > SETTLED * scale[:, 0]
         if not moving.any():
             break
-    utility, _ = _climb(group, x, theta, length)
+    utility, _ = utility_slope(group, x, theta, length)
     share = power(group, theta[:, -group.order :])
     ends = share.argmax(1)
     counts = torch.bincount(ends, minlength=len(irreps(group)))
@@ -114,7 +114,7 @@ def stratified(
     return theta[:, :-1], theta[:, -1]
 
 
-def _climb(
+def utility_slope(
     group: FiniteGroup, x: Tensor, theta: Float[Tensor, "neurons weights"], length: int
 ) -> tuple[Float[Tensor, " neurons"], Float[Tensor, "neurons weights"]]:
     """U of every neuron and its gradient."""

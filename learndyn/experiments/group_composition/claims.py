@@ -52,16 +52,21 @@ def not_by_power(found: xr.Dataset) -> list[int]:
 
 
 def level_errors(found: xr.Dataset, law: xr.Dataset) -> xr.DataArray:
-    """|L/level − 1| on plateaus between two drops that are far enough apart; nan elsewhere."""
+    """|L/level − 1| on plateaus between two drops that are far enough apart; nan elsewhere.
+
+    And nan after an irrep for which the census counted too few neurons, which may stop above its level.
+    """
     gap = law.drop_time / law.drop_time.shift(rank=1)  # of the plateau after rank − 1
     wide = gap.rename(rank="plateau").reindex(plateau=found.level.plateau)
     seen = found.drop_time.rename(rank="plateau").reindex(plateau=found.level.plateau)  # its end was seen
-    return np.abs(found.level / law.level - 1).where((wide >= LONG) & seen.notnull())
+    fed = (found.starters >= found.needed).shift(rank=1, fill_value=True).astype(int).cumprod("rank")
+    reached = fed.rename(rank="plateau").reindex(plateau=found.level.plateau, fill_value=0)
+    return np.abs(found.level / law.level - 1).where((wide >= LONG) & seen.notnull() & (reached == 1))
 
 
 def time_ratios(found: xr.Dataset, law: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
-    """Half-power over predicted time: of irreps with the neurons of the exact solution in their basin, of others."""
-    ratio = found.half_time / law.drop_time
+    """Half-power time over that of the first weights: of irreps that have the neurons they need, and of others."""
+    ratio = found.half_time / law.half_time
     fed = found.starters >= found.needed
     return ratio.where(fed), ratio.where((found.starters >= 0) & ~fed)
 
@@ -130,17 +135,25 @@ def _stairs(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
         at_most(
             "levels-held",
             f"The loss stays on the power of what is not yet learnt, where drops are a factor of {LONG:g} apart in "
-            f"time: largest relative error.",
+            f"time and irreps have the neurons they need: largest relative error.",
             largest(level_errors(found, law).values, "plateaus"),
             0.03,
             paper="dashed levels, no number",
         ),
         within(
             "times-foretold",
-            "Irreps with enough neurons in their basin have half their power a little after the predicted time: ratio.",
+            "Irreps with enough neurons in their basin have half their power when the first weights, followed one by "
+            "one, say: ratio of the times.",
             spread(fed.values, "irreps and runs"),
-            0.95,
-            1.4,
+            0.98,
+            1.2,
+            paper="not in the paper",
+        ),
+        at_least(
+            "times-bound",
+            "And not before the law's time, that of the largest neuron had it turned already: smallest ratio.",
+            exact(np.nanmin((found.half_time / law.drop_time).values), "smallest of all irreps and runs"),
+            1,
             paper="1 in the limit alpha -> 0",
         ),
     ]
@@ -295,10 +308,10 @@ def _widths(found: xr.Dataset, law: xr.Dataset, settings: Settings) -> list[Clai
         made.append(
             at_most(
                 f"{'recurrent' if name == 'quadratic_rnn' else 'tree'}-does-not-grow",
-                f"{words} reaches 99 % with the width of the exact solution for pairs at every length: largest "
-                f"width, over that.",
+                f"{words} reaches 99 % within twice the width of the exact solution for pairs at every length: "
+                f"largest width, over that; training may need more than exists.",
                 exact(reached[name].max() / binary, f"largest of k = {', '.join(map(str, lengths))}"),
-                1,
+                2,
                 paper="independent of k",
             )
         )

@@ -44,7 +44,7 @@ def _stairs(found: xr.Dataset, law: xr.Dataset, settings: Settings, chosen: list
         here = np.isfinite(at.stair_time.values)
         time = at.stair_time.values[here]
         ranks = range(len(fact["irreps"]))
-        when = said.drop_time.mean("seed").values
+        when = said.half_time.transpose("seed", "rank").values[0]
         for r in ranks:
             powers = at.stair_power.isel(rank=r).transpose("seed", "look").values[:, here]
             for n, row in enumerate(powers):
@@ -60,7 +60,7 @@ def _stairs(found: xr.Dataset, law: xr.Dataset, settings: Settings, chosen: list
         levels = said.level.isel(seed=0).values
         for level in levels[np.isfinite(levels)]:
             below.axhline(level, **DASHED)
-        first = np.nanmin(when)
+        first = np.nanmin(said.drop_time.values)
         top = 1.08 + 0.1 * len(ranks)  # room for the names
         above.set(xscale="log", xlim=(0.4 * first, time[-1]), ylim=(0, top * float(at.template_power.max())))
         name, template, k = _split(fact["name"])
@@ -74,8 +74,8 @@ def _stairs(found: xr.Dataset, law: xr.Dataset, settings: Settings, chosen: list
         f"Output power of each irrep (top; dotted: of the template) and loss (bottom) under preconditioned gradient "
         f"descent on all sequences, {settings.seeds} starts (first one thick). Dashed, from before training: levels, "
         f"black, and times, in the colour of the irrep. Irreps in the order foretold; a star marks those with fewer "
-        f"neurons in their basin than the exact solution has, which may be late. Drops come a little after their "
-        f"times because neurons have to turn first. Answers to the figure of staircases across five groups."
+        f"neurons in their basin than the exact solution has, which may be late. Times are those of half the power, of "
+        f"the first start. Answers to the figure of staircases across five groups."
     )
     return Figure(f"staircases-{page}", drawing, caption)
 
@@ -137,13 +137,15 @@ def _small(found: xr.Dataset, law: xr.Dataset, settings: Settings) -> Figure:
 
 def _order(found: xr.Dataset, law: xr.Dataset) -> Figure:
     drawing, axes = plt.subplots(1, 3, figsize=(13, 4.0))
-    said, seen = law.drop_time.transpose("case", "seed", "rank"), found.half_time.transpose("case", "seed", "rank")
+    said, seen = law.half_time.transpose("case", "seed", "rank"), found.half_time.transpose("case", "seed", "rank")
+    by_law = law.drop_time.transpose("case", "seed", "rank")
     fed = (found.starters >= found.needed).transpose("case", "seed", "rank").values
     score, power = (found[n].transpose("case", "rank").values for n in ("utility", "template_power"))
     for c in range(len(score)):
         mark, hue = MARKERS[c % 5], COLOURS[c % 6]
         for mask, face in ((fed[c], hue), (~fed[c], "white")):
             axes[0].plot(said.values[c][mask], (seen / said).values[c][mask], mark, color=hue, markerfacecolor=face)
+        axes[0].plot(by_law.values[c], (seen / by_law).values[c], ".", color="0.7", markersize=4, zorder=0)
         name, template, k = _split(facts(found)[c]["name"])
         axes[0].plot([], [], mark, color=hue, label=f"{name}, {template}, {k}"[:50])
         for ax, quantity in ((axes[1], score), (axes[2], power)):
@@ -153,7 +155,8 @@ def _order(found: xr.Dataset, law: xr.Dataset) -> Figure:
                     larger = np.log10(quantity[c, a] / quantity[c, b])
                     ax.plot([larger] * len(sooner), sooner, mark, color=hue, markersize=4)
     axes[0].axhline(1, **DASHED)
-    high = float(np.nanmax((seen / said).values, initial=1))
+    axes[0].plot([], [], ".", color="0.7", label="over the law's time")
+    high = float(np.nanmax((seen / by_law).values, initial=1))
     axes[0].set(xscale="log", ylim=(0, 1.1 * high), xlabel="predicted time", ylabel="half-power time / predicted time")
     axes[0].set_title("times")
     axes[0].legend(fontsize=6.5, loc="lower left")
@@ -164,10 +167,10 @@ def _order(found: xr.Dataset, law: xr.Dataset) -> Figure:
             xlabel=f"log₁₀ of the ratio of {what}", ylabel="log₁₀ of the other's time over its own", title=f"by {what}"
         )
     caption = (
-        "Left: half-power times of all irreps and starts over their predictions; open: with fewer neurons in the "
-        "basin than the exact solution has. Middle and right: every pair of irreps of a template; right of zero, the "
-        "first has more, above zero, it is learnt sooner. A pair left of zero and above it, or right and below, "
-        "contradicts."
+        "Left: half-power times of all irreps and starts over those foretold from their weights; open: with fewer "
+        "neurons in the basin than the exact solution has; grey: over the law's. Middle and right: every pair of "
+        "irreps of a template; right of zero, the first has more, above zero, it is learnt sooner. A pair left of zero "
+        "and above it, or right and below, contradicts."
     )
     return Figure("order", drawing, caption)
 

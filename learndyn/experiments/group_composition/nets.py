@@ -16,6 +16,9 @@ from learndyn.groups import FiniteGroup
 from learndyn.noise import generator
 
 ENUMERATED = 20_000  # sequences; beyond, the exact loss by moments is cheaper
+RISE = 1e-9  # of the loss in a step, over the first loss, that is rounding
+SMALLEST = 10  # halvings of a step
+CALM = 64  # steps after which a step is tried twice as long
 DRAWN = 2000  # sequences that output powers are then measured on
 
 Incoming = Float[Tensor, "nets neurons length elements"]
@@ -66,6 +69,9 @@ def descend(
 ) -> Descent:
     """θ_i ← θ_i − rate · ‖θ_i‖^(1−k) ∇L: a step is `rate` of preconditioned flow time (arXiv:2602.03655).
 
+    A step after which any loss is higher is taken back and done in two; what has been halved is doubled again after
+    a while. The time of a step stays what it is.
+
     Args:
         group: The group.
         x: The template.
@@ -80,19 +86,31 @@ def descend(
     u, w, k = u.clone(), w.clone(), u.shape[2]
     seen, losses, powers = [], [], []
     clock = torch.cat([rates.new_zeros(1), rates.cumsum(0)])
+    loss, *slope = slopes(u, w)
+    first, halvings, quiet = loss, 0, 0
     for step in range(len(rates) + 1):
-        loss, slope_u, slope_w = slopes(u, w)
         if step in looks:
             seen.append(step)
             losses.append(loss)
             powers.append(watch(u, w))
-        if step < len(rates):
+        if step == len(rates):
+            break
+        gone = 0.0
+        while gone < 1:
+            part = min(0.5**halvings, 1 - gone)
             norm = (u.square().sum((2, 3)) + w.square().sum(2)).sqrt()
-            scale = rates[step] * torch.where(norm > 0, norm, 1.0) ** (1 - k)
-            u -= scale[..., None, None] * slope_u
-            w -= scale[..., None] * slope_w
-            if after is not None:
-                after()
+            scale = part * rates[step] * torch.where(norm > 0, norm, 1.0) ** (1 - k)
+            ahead = u - scale[..., None, None] * slope[0], w - scale[..., None] * slope[1]
+            new, *turned = slopes(*ahead)
+            if halvings < SMALLEST and bool((new > loss + RISE * first).any()):
+                halvings, quiet = halvings + 1, 0
+                continue
+            (u, w), loss, slope = ahead, new, turned
+            gone, quiet = gone + part, quiet + 1
+            if halvings and quiet >= CALM:
+                halvings, quiet = halvings - 1, 0
+        if after is not None:
+            after()
     return Descent(clock[seen], torch.stack(losses, 1), torch.stack(powers, 1), u, w)
 
 

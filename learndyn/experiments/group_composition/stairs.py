@@ -32,26 +32,34 @@ def foretold(case: Case, weights: Sequence[tuple[Tensor, Tensor]]) -> list[Predi
     return [groups.predict(case.group, case.x, case.length, u=u, w=w) for u, w in weights]
 
 
-def clock(predictions: Sequence[Prediction], step: float, reach: float) -> tuple[Tensor, set[int]]:
+def awaited(case: Case, weights: Sequence[tuple[Tensor, Tensor]], told: Sequence[Prediction]) -> Tensor:
+    """Half-power times of these very weights, `(starts, stages)`, before training; nan where none is expected."""
+    whens = torch.stack([groups.arrivals(case.group, case.x, u, w) for u, w in weights])
+    return whens[:, [s.index for s in told[0].stages]]
+
+
+def clock(predictions: Sequence[Prediction], dues: Tensor, step: float, reach: float) -> tuple[Tensor, set[int]]:
     """Lengths of all steps, and at which to look: shorter while the early irreps are learnt, which are the fast ones.
 
     Args:
         predictions: Of all starts that run together.
+        dues: Half-power times, `(starts, stages)`, nan for what is not learnt.
         step: Flow time of a step in units of 1/U* of the irrep that is being learnt.
-        reach: Length of the run in units of the time of the last irrep.
+        reach: Length of the run in units of the time of the last irrep that a start may learn.
     """
     fastest = max(s.utility for p in predictions for s in p.stages)
     rates: list[float] = []
     looks, now, end, rate = {0}, 0.0, 0.0, 0.0
     stages = predictions[0].stages
     for place, stage in enumerate(stages):
-        if math.isnan(stage.time):
-            continue  # the trivial irrep
-        slowest = max(p.stages[place].time for p in predictions)
+        if math.isnan(stage.time) or (place and not bool(dues[:, place].isfinite().any())):
+            continue  # the trivial irrep, or one that no start is going to learn
+        lawful = max(p.stages[place].time for p in predictions)
+        slowest = max(lawful, float(dues[:, place].nan_to_num(0.0).max()))
         rate = min(step / stage.utility, LONGER * step / fastest)
         count = max(0, math.ceil((SETTLED * slowest - now) / rate))
         rates, now = [*rates, *[rate] * count], now + count * rate
-        end = slowest
+        end = lawful
         looks |= {len(rates) - count + round(i * count / LOOKS) for i in range(1, LOOKS + 1)}
     count = math.ceil(max(0.0, reach * end - now) / rate)
     looks |= {len(rates) + round(i * count / LOOKS) for i in range(LOOKS + 1)}
@@ -63,13 +71,15 @@ def measure_stair(settings: Settings, number: int, progress: Progress) -> xr.Dat
 
     Returns:
         Over (seed, look): `stair_loss`; over (seed, look, rank): `stair_power`, ranks being irreps in the order
-        foretold; over (seed, rank): `drop_time`, `half_time`, with `predicted_`, and `starters`; over (seed, plateau):
-        `level` with `predicted_`; over rank: `template_power`, `needed`, `utility`.
+        foretold; over (seed, rank): `drop_time` with `predicted_`, the law's, `half_time` with `predicted_`, of these
+        very weights, and `starters`; over (seed, plateau): `level` with `predicted_`; over rank: `template_power`,
+        `needed`, `utility`.
     """
     case = cases(settings)[number]
     weights = [first_weights(case.group, case.length, case.width, case.alpha, seed) for seed in range(settings.seeds)]
     told = foretold(case, weights)
-    rates, looks = clock(told, settings.step, settings.reach)
+    dues = awaited(case, weights, told)
+    rates, looks = clock(told, dues, settings.step, settings.reach)
     u, w = (torch.stack(parts) for parts in zip(*weights))
     seen = descend(case.group, case.x, u, w, rates, looks, lambda: progress("staircases", 1))
     data = laid(told, seen)
@@ -81,7 +91,7 @@ def measure_stair(settings: Settings, number: int, progress: Progress) -> xr.Dat
         "template_power": ("rank", [s.power for s in stages]),
         "needed": ("rank", [s.neurons for s in stages]),
         "utility": ("rank", [s.utility for s in stages]),
-        "stair_rise": ("seed", (seen.loss.diff(dim=1).amax(1) / seen.loss[:, 0]).numpy()),
+        "predicted_half_time": (("seed", "rank"), dues.numpy()),
         "stair_facts": json.dumps(
             {
                 "name": case.name,
@@ -91,7 +101,7 @@ def measure_stair(settings: Settings, number: int, progress: Progress) -> xr.Dat
                 "kinds": [s.kind for s in stages],
                 "tied": [list(pair) for pair in told[0].concerns.tied],
                 "index": [s.index for s in stages],
-                "said": list(dict.fromkeys(text for p in told for text in warnings_before(case, p))),
+                "said": _of_starts([warnings_before(case, p) for p in told]),
             }
         ),
     }
@@ -172,7 +182,7 @@ def measure_starved(settings: Settings, progress: Progress) -> xr.Dataset:
     scale = float(np.mean([largest_norm(u, w) for u, w in weights]))
     weights += [groups.stratified(case.group, counts, 2, scale, seed) for seed in range(seeds)]
     told = foretold(case, weights)
-    rates, looks = clock(told, settings.step, settings.starved_reach)
+    rates, looks = clock(told, awaited(case, weights, told), settings.step, settings.starved_reach)
     u, w = (torch.stack(parts) for parts in zip(*weights))
     seen = descend(case.group, case.x, u, w, rates, looks, lambda: progress("starvation", 1))
     made = laid(told, seen)
@@ -201,6 +211,13 @@ def measure_starved(settings: Settings, progress: Progress) -> xr.Dataset:
         ),
     }
     return _numbered(data).assign_coords(start=list(STARTS))
+
+
+def _of_starts(said: Sequence[Sequence[str]]) -> list[str]:
+    """What is said of all starts, and of some, with their numbers."""
+    by = {text: [n for n, texts in enumerate(said) if text in texts] for text in sum(map(list, said), list[str]())}
+    some = {text: f" (start {', '.join(map(str, which))})" for text, which in by.items() if len(which) < len(said)}
+    return [text + some.get(text, "") for text in by]
 
 
 def _numbered(data: dict[str, Any]) -> xr.Dataset:
