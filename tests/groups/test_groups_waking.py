@@ -13,7 +13,9 @@ from learndyn.experiments.group_composition.nets import descend, first_weights
 from learndyn.groups.loss import correlation
 
 
-@pytest.mark.parametrize(("text", "template", "length"), [("cyclic(5)", "powers(0, 8, 0)", 2), ("cyclic(7)", "powers(0, 0, 5, 0)", 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "template", "length"), [("cyclic(5)", "powers(0, 8, 0)", 2), ("cyclic(7)", "powers(0, 0, 5, 0)", 3)]
+)
 def test_neurons_that_have_turned_arrive_in_closed_form(text, template, length):
     """Σ r^(k+1) U* grows as e^((k+1)² U* t) and is P when growth alone would have learnt all."""
     group = groups.named(text)
@@ -34,8 +36,12 @@ def test_neurons_that_have_turned_arrive_in_closed_form(text, template, length):
 
 @pytest.mark.parametrize(
     ("text", "template", "length", "width"),
-    [("dihedral(3)", "powers(0, 10, 40)", 2, 60), ("cyclic(8)", "powers(0, 4, 6, 0, 0)", 2, 80), ("cyclic(5)", "powers(0, 8, 6)", 3, 150)],
-)  # fmt: skip
+    [
+        ("dihedral(3)", "powers(0, 10, 40)", 2, 60),
+        ("cyclic(8)", "powers(0, 4, 6, 0, 0)", 2, 80),
+        ("cyclic(5)", "powers(0, 8, 6)", 3, 150),
+    ],
+)
 def test_descent_learns_when_foretold(text, template, length, width):
     """Trained on all sequences; the law's times, without turning, are a tenth or more early."""
     group = groups.named(text)

@@ -214,6 +214,15 @@ def test_relu_at_1e_100():
     assert met == pytest.approx(found.times.tolist(), rel=0.01)
 
 
+def test_events_know_how_near_awake_neurons_are():
+    x, y = white([3.0, 1.0], 2, 2)
+    found = alternate(sampled(linear(2), x, y, 4), gaussian(4, (2, 2), 1e-6))
+    one, two = found.events[0], found.events[1]
+    assert math.isnan(one.overlap)
+    settled = found.settled[0][one.neuron]
+    assert two.overlap == pytest.approx(float(settled @ two.direction / settled.norm()), abs=1e-12)
+
+
 def test_gelu_wakes_as_the_linear_neuron_of_half_its_slope():
     x, y = white([3.0, 1.0], 2, 2)
     start = gaussian(4, (2, 2), 1e-6)

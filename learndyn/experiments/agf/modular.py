@@ -5,6 +5,7 @@ import math
 import numpy as np
 import torch
 import xarray as xr
+from scipy.optimize import minimize
 from torch import Tensor
 
 from learndyn import groups
@@ -14,19 +15,42 @@ from learndyn.experiments.agf.attention import seen
 from learndyn.experiments.agf.settings import Settings, template
 from learndyn.laws import staircase as law
 from learndyn.neurons import Sampled, Start, compressed, gaussian, power, sampled
+from learndyn.noise import generator
 from learndyn.record import Progress
 
 LOOKS = 400
+TRIES = 4
 MOST = 30  # neurons' activations that are kept
 
 
-def problem(settings: Settings, seed: int) -> tuple[Sampled, Start]:
-    """All p² pairs, with weights in the span of the inputs."""
+def addition(settings: Settings) -> Sampled:
+    """All p² pairs."""
     p = settings.modulus
     group = groups.cyclic(p)
     data = groups.encode(group, template(settings), groups.all_sequences(group, 2))
-    whole = sampled(power(p, 2), data.inputs.flatten(1), data.targets, 3 * p)
-    return compressed(whole, gaussian(settings.neurons, (p, p, p), settings.modular_alpha, seed=seed))
+    return sampled(power(p, 2), data.inputs.flatten(1), data.targets, 3 * p)
+
+
+def problem(settings: Settings, seed: int) -> tuple[Sampled, Start]:
+    """The same with weights in the span of the inputs, and first neurons."""
+    p = settings.modulus
+    return compressed(addition(settings), gaussian(settings.neurons, (p, p, p), settings.modular_alpha, seed=seed))
+
+
+def best_loss(settings: Settings, count: int, frequency: int, seed: int) -> float:
+    """Least loss of a few neurons of one frequency, by quasi-Newton steps from random phases."""
+    task, p = addition(settings), settings.modulus
+    draw = generator(seed, "few neurons", count).standard_normal((TRIES, count, 3, 2))
+    angles = 2 * math.pi * frequency * np.arange(p) / p
+    waves = draw @ np.stack([np.cos(angles), np.sin(angles)])  # u, v and w, (tries, neurons, 3, p)
+
+    def slope(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        leaf = torch.from_numpy(theta.reshape(count, -1)).requires_grad_()
+        loss = task.loss(leaf)
+        (found,) = torch.autograd.grad(loss, leaf)
+        return float(loss.detach()), found.flatten().numpy()
+
+    return min(float(minimize(slope, wave.ravel(), jac=True, method="L-BFGS-B").fun) for wave in waves)
 
 
 def measure_modular(settings: Settings, seed: int, progress: Progress) -> xr.Dataset:
@@ -38,6 +62,7 @@ def measure_modular(settings: Settings, seed: int, progress: Progress) -> xr.Dat
         `predicted_modular_amplitude`; over frequency: `modular_half`, when half of its power is there,
         `predicted_modular_first` and `predicted_modular_last` activation, `predicted_modular_bound`,
         `modular_mismatch`, |φ_u + φ_v − φ_w − φ_x| at the first activation, `modular_needed`, activations of it; over
+        few: `predicted_modular_best`, the least loss of one and of two neurons of the first frequency; over
         modular_plateau: `modular_levels` with `predicted_`; over activation: `predicted_modular_steps` (times),
         `predicted_modular_step_levels`, `modular_step_frequency`; `modular_log_ratio`, the mean |ln| between both
         curves.
@@ -82,6 +107,7 @@ def measure_modular(settings: Settings, seed: int, progress: Progress) -> xr.Dat
         "modular_levels": ("modular_plateau", found.levels),
         "predicted_modular_levels": ("modular_plateau", modes.staircase.levels.numpy()),
         "modular_log_ratio": score.log_ratio,
+        "predicted_modular_best": ("few", [best_loss(settings, count, frequencies[0], seed) for count in (1, 2)]),
     }
     for name, values in activations.items():
         row = blank.copy()

@@ -35,7 +35,10 @@ def measure_relu(settings: Settings, seed: int, progress: Progress) -> xr.Datase
 
     Returns:
         Over (width, relu_look): `relu_time`, `relu_loss` with `predicted_`; over (width, relu_drop): `relu_jumps` with
-        `predicted_`, nan beyond the last; over width: `relu_end` with `predicted_`, the loss at the end.
+        `predicted_`, nan beyond the last; over (width, relu_plateau): `relu_levels` with `predicted_`; over width:
+        `relu_end` with `predicted_`, the loss at the end, and `relu_own`, drops before the first neuron that is to wake
+        at an acute angle to an awake one: until then each learns what no other does, digits less their mean being at
+        obtuse angles.
     """
     task, most = problem(settings), max(settings.widths)
     made = []
@@ -48,6 +51,10 @@ def measure_relu(settings: Settings, seed: int, progress: Progress) -> xr.Datase
         found = drops(run.times, run.loss, said.levels.cummin(0).values.numpy(), log=False)
         jumps, told = (np.full(most, np.nan) for _ in range(2))
         jumps[: len(found.times)], told[: len(said.times)] = found.times, said.times
+        levels, wanted = (np.full(most + 1, np.nan) for _ in range(2))
+        levels[: len(found.levels)], wanted[: len(said.levels)] = found.levels, said.levels
+        beside = [event.time for event in said.events if event.overlap > 0]
+        own = int((said.times < min(beside, default=math.inf)).sum())
         made.append(
             xr.Dataset(
                 {
@@ -56,6 +63,9 @@ def measure_relu(settings: Settings, seed: int, progress: Progress) -> xr.Datase
                     "predicted_relu_loss": ("relu_look", said.loss(times).numpy()),
                     "relu_jumps": ("relu_drop", jumps),
                     "predicted_relu_jumps": ("relu_drop", told),
+                    "relu_levels": ("relu_plateau", levels),
+                    "predicted_relu_levels": ("relu_plateau", wanted),
+                    "relu_own": float(own),
                     "relu_end": float(run.loss[-1]),
                     "predicted_relu_end": float(said.levels[-1]),
                 }

@@ -132,6 +132,7 @@ def alternate(
         if strongest <= rest**1.5 * highest:
             reason = f"no utility is above {rest**1.5:g} of the largest"
             break
+        overlap = torch.full_like(ell, math.nan) if problem.placed or not awake.any() else _overlap(theta[awake], phi)
         theta[wakes] = phi[wakes]
         awake |= wakes
         waking[wakes] = waking[wakes].clamp_max(time)
@@ -139,7 +140,7 @@ def alternate(
         restless += not still
         level = float(problem.loss(_of(problem, theta, awake)))
         events += [
-            Event(time, int(i), "activation", level, float(values[i]), phi[i].clone())
+            Event(time, int(i), "activation", level, float(values[i]), phi[i].clone(), float(overlap[i]))
             for i in wakes.nonzero().flatten()
         ]
         events += [Event(time, i, "deactivation", level, math.nan, phi[i].clone()) for i in tired]
@@ -192,6 +193,11 @@ def _spread(problem: Problem, phi: Tensor, residual: object, dormant: Tensor) ->
     values = torch.full_like(phi[:, 0], math.nan)
     values[dormant] = problem.utility(phi[dormant], residual)
     return values
+
+
+def _overlap(awake: Tensor, phi: Tensor) -> Tensor:
+    """Largest cosine of every direction with an awake neuron."""
+    return (phi @ (awake / awake.norm(dim=1, keepdim=True)).T).amax(1)
 
 
 def _reached(utility: object, phi: Tensor, who: Tensor) -> Tensor:

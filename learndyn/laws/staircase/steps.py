@@ -23,6 +23,7 @@ class Event:
         level: Loss after the drop.
         utility: U of the direction with which it wakes; nan if the law has none.
         direction: That direction, of norm 1; None if the law has none.
+        overlap: Largest cosine between it and a neuron that is awake; nan for the first, or if the law has none.
     """
 
     time: float
@@ -31,6 +32,7 @@ class Event:
     level: float
     utility: float = math.nan
     direction: Tensor | None = None
+    overlap: float = math.nan
 
 
 @dataclass(frozen=True)
