@@ -29,7 +29,7 @@ from learndyn.tasks.supervised import half_squared_error
 
 TINY = Settings(
     groups=("dihedral(3)", "cyclic(5)"),
-    templates=("powers(0, 10, 40)", "powers(0, 8, 4)"),
+    templates=("powers(0, 10, 40)", "powers(0, 8, 5)"),
     lengths=(2,),
     widths=(60,),
     alphas=(1e-5,),

@@ -54,12 +54,13 @@ def not_by_power(found: xr.Dataset) -> list[int]:
 def level_errors(found: xr.Dataset, law: xr.Dataset) -> xr.DataArray:
     """|L/level − 1| on plateaus between two drops that are far enough apart; nan elsewhere.
 
-    And nan after an irrep for which the census counted too few neurons, which may stop above its level.
+    And nan beside an irrep for which the census counted too few neurons: it makes steps of its own and may stop above
+    its level.
     """
     gap = law.drop_time / law.drop_time.shift(rank=1)  # of the plateau after rank − 1
     wide = gap.rename(rank="plateau").reindex(plateau=found.level.plateau)
     seen = found.drop_time.rename(rank="plateau").reindex(plateau=found.level.plateau)  # its end was seen
-    fed = (found.starters >= found.needed).shift(rank=1, fill_value=True).astype(int).cumprod("rank")
+    fed = (found.starters >= found.needed).astype(int).cumprod("rank")
     reached = fed.rename(rank="plateau").reindex(plateau=found.level.plateau, fill_value=0)
     return np.abs(found.level / law.level - 1).where((wide >= LONG) & seen.notnull() & (reached == 1))
 
@@ -134,8 +135,8 @@ def _stairs(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
         ),
         at_most(
             "levels-held",
-            f"The loss stays on the power of what is not yet learnt, where drops are a factor of {LONG:g} apart in "
-            f"time and irreps have the neurons they need: largest relative error.",
+            f"The loss stays on the power of what is not yet learnt, where irreps have the neurons they need and "
+            f"drops are a factor of {LONG:g} apart in time: largest relative error.",
             largest(level_errors(found, law).values, "plateaus"),
             0.03,
             paper="dashed levels, no number",
