@@ -136,7 +136,7 @@ def _small(found: xr.Dataset, law: xr.Dataset, settings: Settings) -> Figure:
 
 
 def _order(found: xr.Dataset, law: xr.Dataset) -> Figure:
-    drawing, axes = plt.subplots(1, 3, figsize=(13, 4.0))
+    drawing, axes = plt.subplots(1, 3, figsize=(13, 4.6))
     said, seen = law.half_time.transpose("case", "seed", "rank"), found.half_time.transpose("case", "seed", "rank")
     by_law = law.drop_time.transpose("case", "seed", "rank")
     fed = (found.starters >= found.needed).transpose("case", "seed", "rank").values
@@ -147,7 +147,7 @@ def _order(found: xr.Dataset, law: xr.Dataset) -> Figure:
             axes[0].plot(said.values[c][mask], (seen / said).values[c][mask], mark, color=hue, markerfacecolor=face)
         axes[0].plot(by_law.values[c], (seen / by_law).values[c], ".", color="0.7", markersize=4, zorder=0)
         name, template, k = _split(facts(found)[c]["name"])
-        axes[0].plot([], [], mark, color=hue, label=f"{name}, {template}, {k}"[:50])
+        axes[0].plot([], [], mark, color=hue, label=f"{name}, {template}, {k}"[:64])
         for ax, quantity in ((axes[1], score), (axes[2], power)):
             for a in range(score.shape[1]):
                 for b in range(a + 1, score.shape[1]):
@@ -157,9 +157,10 @@ def _order(found: xr.Dataset, law: xr.Dataset) -> Figure:
     axes[0].axhline(1, **DASHED)
     axes[0].plot([], [], ".", color="0.7", label="over the law's time")
     high = float(np.nanmax((seen / by_law).values, initial=1))
-    axes[0].set(xscale="log", ylim=(0, 1.1 * high), xlabel="predicted time", ylabel="half-power time / predicted time")
+    axes[0].set(xscale="log", ylim=(0.5, 1.1 * high), xlabel="predicted time", ylabel="half-power time / predicted time")
     axes[0].set_title("times")
-    axes[0].legend(fontsize=6.5, loc="lower left")
+    labels = axes[0].get_legend_handles_labels()
+    drawing.legend(*labels, fontsize=7, loc="outside lower center", ncol=4)
     for ax, what in ((axes[1], "score U*"), (axes[2], "power P")):
         ax.axhline(0, color="0.6", linewidth=0.8)
         ax.axvline(0, color="0.6", linewidth=0.8)
@@ -206,7 +207,7 @@ def _starved(found: xr.Dataset, law: xr.Dataset) -> Figure:
 
 
 def _widths(found: xr.Dataset, law: xr.Dataset, settings: Settings) -> Figure:
-    drawing, axes = plt.subplots(1, 3, figsize=(13, 4.0))
+    drawing, axes = plt.subplots(1, 3, figsize=(13, 4.6))
     lengths = settings.sequence_lengths
     for i, name in enumerate(ARCHITECTURES):
         at = found.sel(architecture=name)
