@@ -39,6 +39,7 @@ TINY = Settings(
     samples=60,
     features=5,
     widths=(1, 2),
+    relu_alpha=1e-8,
     module_steps=600,
     seeds=2,
 )
