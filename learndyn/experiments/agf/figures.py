@@ -179,14 +179,15 @@ def _relu(found: xr.Dataset, law: xr.Dataset) -> Figure:
     for seed, ax in enumerate(axes[0]):
         for k, width in enumerate(found.width.values):
             seen, said = (data.isel(seed=seed).sel(width=width) for data in (found, law))
-            ax.plot(seen.relu_time, seen.relu_loss, color=COLOURS[k % 7], label=f"{width} neurons")
+            ax.plot(seen.relu_time, seen.relu_loss, color=COLOURS[k % 7], label=f"{width} neuron{'s' * (width > 1)}")
             ax.plot(seen.relu_time, said.relu_loss, **BLACK)
         ax.set(xlabel="flow time", title=f"start {seed}")
     axes[0, 0].set_ylabel("loss")
     legend(axes[0, 0])
     caption = (
         "ReLU networks on digits from a start of the size of the settings (1e-20), by width: every neuron makes a "
-        "step, and the algorithm knows when (dashed). Answers to the paper's figure of ReLU networks on CIFAR-10."
+        "step, and the algorithm knows when (dashed), up to the first that wakes at an acute angle to an awake one. "
+        "Answers to the paper's figure of ReLU networks on CIFAR-10."
     )
     return Figure("relu", drawing, caption)
 

@@ -157,7 +157,9 @@ def _order(found: xr.Dataset, law: xr.Dataset) -> Figure:
     axes[0].axhline(1, **DASHED)
     axes[0].plot([], [], ".", color="0.7", label="over the law's time")
     high = float(np.nanmax((seen / by_law).values, initial=1))
-    axes[0].set(xscale="log", ylim=(0.5, 1.1 * high), xlabel="predicted time", ylabel="half-power time / predicted time")
+    axes[0].set(
+        xscale="log", ylim=(0.5, 1.1 * high), xlabel="predicted time", ylabel="half-power time / predicted time"
+    )
     axes[0].set_title("times")
     labels = axes[0].get_legend_handles_labels()
     drawing.legend(*labels, fontsize=7, loc="outside lower center", ncol=4)
