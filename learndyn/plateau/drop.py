@@ -13,19 +13,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from learndyn.errors import InputError
-from learndyn.laws.staircase.steps import VANISHING
 from learndyn.neurons import Problem, Start, polar
-from learndyn.plateau.waking import Growth, carried, waking
+from learndyn.plateau.path import Dormant, Fall, fall
+from learndyn.plateau.sleepers import census
+from learndyn.plateau.waking import Growth, waking
 
 Weights = Float[Tensor, "neurons weights"]
 
-SILENT = 0.01  # share of the loss that all dormant units together may make up
-HALF = 0.5  # of the median awake norm, below which a unit can be dormant
-CUTS = 20  # gaps between norms that are tried
-STARTS, MIDDLE = 0.1, 0.5  # of the fall along the frozen path
-STEP = 0.25  # in ln of the first unit's norm, at which the path is looked at
-BEFORE, BEYOND = 5.0, 8.0  # how far around its threshold
-FAST = 50.0  # ln of a norm that no loss survives
 NOTHING = 1e-9  # share of the largest utility
 RESTLESS = 0.2  # of the loss
 MOTION = 1e-6  # of the largest gradient, below which a direction stands still
@@ -143,7 +137,7 @@ def next_drop(
     """
     start = _checked(problem, theta, decay)
     norms = start.log_norms.exp()
-    awake, loss, plateau = _census(problem, theta, norms, dormant_below)
+    awake, loss, plateau = census(problem, theta, norms, dormant_below)
     if threshold is None:
         threshold = 1.0 if float(norms[~awake].max()) < 1 else float(norms[awake].median()) if awake.any() else 1.0
     if not float(norms[~awake].max()) < threshold < math.inf:
@@ -186,12 +180,10 @@ def next_drop(
     cheap = Growth(kappa * now, kappa, decay).times(start.log_norms, math.log(threshold))[~awake].min()
     waits = torch.where(awake, torch.full_like(times, math.inf), times)
     first, wait = int(waits.argmin()), float(waits.min())
-    onset = middle = math.nan
-    level, direction, notes = plateau, torch.zeros_like(theta[0]), list[str]()
+    down, notes = Fall(math.nan, math.nan, plateau, torch.zeros_like(theta[0])), list[str]()
     if math.isfinite(wait):
-        onset, middle, level, direction = _path(
-            problem, utility, theta, begin, active, awake, first, wait, plateau, decay, rtol, ended
-        )
+        dormant = Dormant(problem, theta, awake, active, begin, utility, decay, rtol)
+        down = fall(dormant, first, wait, plateau, ended)
         if bool(late[first]):
             notes.append("The first unit is followed along its present direction: its time is an upper bound.")
     else:
@@ -205,7 +197,9 @@ def next_drop(
             f"A drop is under way: {int(growing.sum())} awake units still grow, and the residual is not that of the "
             "plateau to come; ask again there."
         )
-    restless = moves * (wait if math.isnan(onset) else onset) / loss if math.isfinite(wait) and loss > 0 else 0.0
+    restless = (
+        moves * (wait if math.isnan(down.onset) else down.onset) / loss if math.isfinite(wait) and loss > 0 else 0.0
+    )
     if restless > RESTLESS:
         notes.append(
             f"The loss is not on a plateau: at its present speed it falls by {restless:.0%} before that drop, and the "
@@ -213,11 +207,11 @@ def next_drop(
         )
     return NextDrop(
         time=wait,
-        onset=onset,
-        middle=middle,
+        onset=down.onset,
+        middle=down.middle,
         instantaneous=float(cheap),
         neuron=first,
-        direction=direction,
+        direction=down.direction,
         threshold=threshold,
         norms=norms,
         awake=awake,
@@ -226,142 +220,11 @@ def next_drop(
         utilities=now,
         times=times,
         loss=loss,
-        level=level,
+        level=down.level,
         restless=restless,
         decay=decay,
         notes=tuple(notes),
     )
-
-
-def _path(
-    problem: Problem,
-    utility: Any,
-    theta: Tensor,
-    begin: Start,
-    who: Tensor,
-    awake: Tensor,
-    first: int,
-    wait: float,
-    plateau: float,
-    decay: float,
-    rtol: float,
-    ended: Start | None,
-) -> tuple[float, float, float, Tensor]:
-    """Onset, middle, lowest loss and the first neuron's direction, along the path of all dormant neurons together."""
-    kappa, one = float(problem.degree), int(who[:first].sum())
-    direction = torch.zeros_like(theta[0])
-    at, onset, middle, level = wait, math.nan, math.nan, plateau
-    quiet = awake[who]
-    for turn in range(2):  # directions are those at the threshold, then those at the onset
-        here = ended if ended and turn == 0 else carried(utility, begin, kappa, at, decay, rtol)
-        if turn == 0:
-            direction = here.directions[one]
-        gain = kappa * utility(here.directions)
-        if not float(gain[one]) > (decay if kappa == 2 else 0.0):
-            break
-        growth = Growth(gain, kappa, decay)
-        alone = Growth(gain[one : one + 1], kappa, decay)
-
-        def loss(shift: float) -> float:
-            """After the first neuron's ln ‖θ‖ is larger by this than it is here."""
-            time = float(alone.times(here.log_norms[one : one + 1], float(here.log_norms[one]) + shift))  # noqa: B023
-            size = growth.norms(here.log_norms, time).clamp_max(FAST)  # noqa: B023
-            size = torch.where(quiet, torch.full_like(size, -math.inf), size)
-            part = torch.zeros_like(theta)
-            part[awake] = theta[awake]
-            part[who] += size.exp()[:, None] * here.directions  # noqa: B023
-            return float(problem.loss(part).detach())
-
-        def when(shift: float) -> float:
-            return at + float(alone.times(here.log_norms[one : one + 1], float(here.log_norms[one]) + shift))  # noqa: B023
-
-        lowest = max(-BEFORE, float(begin.log_norms[one] - here.log_norms[one]))
-        best, level = _descended(loss, lowest, plateau)
-        if not level < plateau * (1 - 1e-9):
-            return math.nan, math.nan, plateau, direction
-        onset, middle = (
-            max(0.0, when(_crossed(loss, lowest, best, plateau - part * (plateau - level))))
-            for part in (STARTS, MIDDLE)
-        )
-        if onset == 0 or abs(onset - at) < 1e-3 * onset:
-            break
-        at = onset
-    return onset, middle, level, direction
-
-
-def _descended(loss: Any, lowest: float, plateau: float) -> tuple[float, float]:
-    """Where the path is lowest for the first time, and the loss there."""
-    best, low = lowest, min(plateau, loss(lowest))
-    at = lowest
-    while at < BEYOND:
-        at += STEP
-        value = loss(at)
-        if value < low:
-            best, low = at, value
-        elif low < plateau * (1 - 1e-6) or not math.isfinite(value) or value > 2 * plateau:
-            break
-    left, right = best - STEP, best + STEP
-    for _ in range(12):
-        inner = [left + (right - left) * f for f in (0.382, 0.618)]
-        values = [loss(v) for v in inner]
-        for v, value in zip(inner, values):
-            if value < low:
-                best, low = v, value
-        left, right = (left, inner[1]) if values[0] <= values[1] else (inner[0], right)
-    return best, low
-
-
-def _crossed(loss: Any, left: float, right: float, level: float) -> float:
-    if loss(left) <= level:
-        return left
-    for _ in range(20):
-        middle = 0.5 * (left + right)
-        left, right = (left, middle) if loss(middle) <= level else (middle, right)
-    return right
-
-
-def _census(
-    problem: Problem, theta: Tensor, norms: Tensor, dormant_below: float | None
-) -> tuple[Bool[Tensor, " neurons"], float, float]:
-    """Which are awake, the loss, and the loss without the others."""
-    loss = float(problem.loss(theta).detach())
-    if not math.isfinite(loss):
-        raise InputError(f"The loss is {loss} at these weights; take an earlier checkpoint.")
-    if dormant_below is not None:
-        awake = norms >= dormant_below
-        if awake.all():
-            raise InputError(
-                f"No neuron has a norm below dormant_below={dormant_below:g}; the norms lie between "
-                f"{float(norms.min()):.3g} and {float(norms.max()):.3g}."
-            )
-        return awake, loss, _without(problem, theta, awake)
-    none = torch.zeros_like(norms, dtype=torch.bool)
-    empty = _without(problem, theta, none)
-    silent = abs(empty - loss) <= SILENT * abs(loss)
-    if silent and float(norms.max()) < VANISHING:
-        return none, loss, empty
-    order = norms.argsort()
-    sizes = norms[order]
-    gaps = sizes.log().diff()
-    cuts = gaps.argsort(descending=True)[:CUTS].sort(descending=True).values + 1
-    for cut in cuts.tolist():
-        if sizes[cut - 1] >= HALF * sizes[cut:].quantile(0.5):
-            continue
-        awake = none.clone()
-        awake[order[cut:]] = True
-        level = _without(problem, theta, awake)
-        if abs(level - loss) <= SILENT * abs(loss):
-            return awake, loss, level
-    told = f"the norms lie between {float(sizes[0]):.3g} and {float(sizes[-1]):.3g}, median {float(sizes.median()):.3g}"
-    raise InputError(
-        f"No unit is dormant, nor is this a small start: {told}; a drop is foretold where some are below half of "
-        "the others and add nothing to the loss yet. Start smaller, or give dormant_below."
-    )
-
-
-def _without(problem: Problem, theta: Tensor, awake: Tensor) -> float:
-    part = torch.where(awake[:, None], theta, torch.zeros_like(theta)) if problem.placed else theta[awake]
-    return float(problem.loss(part).detach())
 
 
 def _pull(problem: Problem, theta: Tensor) -> Tensor:
