@@ -245,6 +245,7 @@ def _serve() -> None:
         if "words" in request:
             pid = os.fork()
             if pid == 0:
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background inherit deafness
                 _live(**request)
             with contextlib.suppress(OSError):
                 os.setpgid(pid, pid)  # here, too, so that it can be signalled at once

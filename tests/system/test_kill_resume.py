@@ -186,7 +186,14 @@ def test_the_real_command_with_spawned_workers(reference, tmp_path):
     """No nursery: the installed command, its own workers; Ctrl-C while they are still importing, then to the end."""
     command = [sys.executable, "-m", "learndyn", *words(**TWO)]
     alone = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=alone, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=alone,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit deafness
+    )
     assert soon(lambda: os.path.exists(tmp_path / "runs") and any((tmp_path / "runs").glob("*/.lock")), 60)
     time.sleep(1.5)
     os.killpg(process.pid, signal.SIGINT)
