@@ -179,7 +179,9 @@ def _relu(found: xr.Dataset, law: xr.Dataset) -> Figure:
     for seed, ax in enumerate(axes[0]):
         for k, width in enumerate(found.width.values):
             seen, said = (data.isel(seed=seed).sel(width=width) for data in (found, law))
-            ax.plot(seen.relu_time, seen.relu_loss, color=COLOURS[k % 7], label=f"{width} neuron{'s' * (width > 1)}")
+            ax.plot(
+                seen.relu_time, seen.relu_loss, color=COLOURS[k % 7], label=f"{width} neuron{'s' if width > 1 else ''}"
+            )
             ax.plot(seen.relu_time, said.relu_loss, **BLACK)
         ax.set(xlabel="flow time", title=f"start {seed}")
     axes[0, 0].set_ylabel("loss")
