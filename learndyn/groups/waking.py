@@ -62,8 +62,9 @@ def arrivals(
         InputError: If the weights do not fit the group, a neuron is zero or not finite, or the start is not small.
     """
     length, n = u.shape[1], group.order
+    u, w = u.detach().to(x), w.detach().to(x)
     correlation(group, x, u, w)  # they fit
-    theta = torch.cat([u.detach().flatten(1), w.detach()], 1)
+    theta = torch.cat([u.flatten(1), w], 1)
     norms = torch.linalg.vector_norm(theta, dim=1)
     if not bool((torch.isfinite(norms) & (norms > 0)).all()):
         raise InputError("A neuron without a direction learns nothing; give finite weights that are not all zero.")

@@ -85,6 +85,14 @@ def test_an_irrep_without_a_trace_in_the_weights_never_comes():
     assert both[1:].isfinite().all() and float(both[1]) == pytest.approx(float(found[1]), rel=1e-3)
 
 
+def test_weights_of_a_module_in_single_precision():
+    group = groups.cyclic(5)
+    x = groups.template(group, "powers(0, 8, 6)")
+    u, w = first_weights(group, 2, 20, 1e-3, 0)
+    rough = groups.arrivals(group, x, u.float(), w.float())
+    torch.testing.assert_close(rough, groups.arrivals(group, x, u, w), rtol=1e-5, atol=0, equal_nan=True)
+
+
 def test_what_is_no_start_is_refused():
     group = groups.cyclic(5)
     x = groups.template(group, "powers(0, 8, 6)")
