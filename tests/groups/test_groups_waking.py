@@ -11,6 +11,7 @@ from learndyn.compare import half_power
 from learndyn.errors import InputError
 from learndyn.experiments.group_composition.nets import descend, first_weights
 from learndyn.groups.loss import correlation
+from learndyn.groups.waking import _Shares
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,30 @@ def test_an_irrep_without_a_trace_in_the_weights_never_comes():
     assert math.isfinite(float(found[1])) and math.isnan(float(found[2]))
     both = groups.arrivals(group, x, *groups.stratified(group, torch.tensor([0, 20, 20]), 2, 1e-4))
     assert both[1:].isfinite().all() and float(both[1]) == pytest.approx(float(found[1]), rel=1e-3)
+
+
+def test_a_neuron_that_holds_an_irrep_learns_no_other():
+    group = groups.cyclic(5)
+    x = groups.template(group, "powers(0, 8, 6)")
+    u, w = first_weights(group, 2, 1, 1e-4, 0)
+    assert int(groups.arrivals(group, x, u, w).isfinite().sum()) == 1
+
+
+def test_what_is_left_to_learn_is_the_target_without_what_is_learnt():
+    """Utility against it: that of the projected target, by projecting w; and the shares of all irreps add up to it."""
+    group, length = groups.dihedral(4), 2
+    x = groups.template(group, "generic(0, 2, 0, 3, 4)")
+    u, w = first_weights(group, length, 5, 1.0, 0)
+    phi, left = torch.cat([u.flatten(1), w], 1), [1, 4]
+    onto = torch.stack([groups.project(group, torch.eye(8, dtype=x.dtype), i) for i in left])
+    parts = groups.power(group, x)[left]
+    shares = _Shares(group, x, length, onto, parts)
+    value, slope = shares.slope(phi)
+    expected = correlation(group, x, u, sum(groups.project(group, w, i) for i in left))
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close((slope * phi).sum(1), 3 * value)  # Euler
+    torch.testing.assert_close((shares.of(phi, torch.zeros(5, dtype=x.dtype)) * parts).sum(1), value)
+    assert float((value - correlation(group, x, u, w)).abs().min()) > 1e-3
 
 
 def test_weights_of_a_module_in_single_precision():

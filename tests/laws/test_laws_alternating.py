@@ -215,12 +215,14 @@ def test_relu_at_1e_100():
 
 
 def test_events_know_how_near_awake_neurons_are():
-    x, y = white([3.0, 1.0], 2, 2)
-    found = alternate(sampled(linear(2), x, y, 4), gaussian(4, (2, 2), 1e-6))
-    one, two = found.events[0], found.events[1]
-    assert math.isnan(one.overlap)
-    settled = found.settled[0][one.neuron]
-    assert two.overlap == pytest.approx(float(settled @ two.direction / settled.norm()), abs=1e-12)
+    x, y = white([4.0, 2.0, 1.0], 3, 3)
+    found = alternate(sampled(linear(3), x, y, 6), gaussian(6, (3, 3), 1e-3))
+    assert math.isnan(found.events[0].overlap) and len(found.events) == 3
+    for event, settled in zip(found.events[1:], found.settled):
+        others = settled[settled.norm(dim=1) > 0]
+        cosines = others @ event.direction / others.norm(dim=1)
+        assert event.overlap == pytest.approx(float(cosines.max()), abs=1e-12)
+    assert len(others) == 2 and float(cosines.max() - cosines.min()) > 1e-9
 
 
 def test_gelu_wakes_as_the_linear_neuron_of_half_its_slope():
