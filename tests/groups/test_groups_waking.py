@@ -88,8 +88,8 @@ def test_an_irrep_without_a_trace_in_the_weights_never_comes():
 
 def test_a_neuron_that_holds_an_irrep_learns_no_other():
     group = groups.cyclic(5)
-    x = groups.template(group, "powers(0, 8, 6)")
-    u, w = first_weights(group, 2, 1, 1e-4, 0)
+    x = groups.template(group, "powers(0, 8, 7.5)")
+    u, w = first_weights(group, 2, 1, 0.05, 3)  # so large that it has not turned to one of them when it arrives
     assert int(groups.arrivals(group, x, u, w).isfinite().sum()) == 1
 
 
