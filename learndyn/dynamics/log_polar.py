@@ -16,7 +16,7 @@ from scipy.integrate import BDF, RK23, OdeSolution
 from torch import Tensor
 
 from learndyn.errors import InputError
-from learndyn.neurons import Problem, Start
+from learndyn.neurons import Problem, Start, with_slope
 
 CHUNK = 64  # rows of a Jacobian at once
 STRIDE = 0.5  # of a step, times the rate at which the directions of dormant neurons change
@@ -214,6 +214,4 @@ def _longest(problem: Problem, stretch: float, y: np.ndarray, count: int) -> flo
 
 
 def _slope(problem: Problem, at: Tensor, residual: object) -> Tensor:
-    with torch.enable_grad():
-        leaf = at.detach().requires_grad_()
-        return torch.autograd.grad(problem.utility(leaf, residual).sum(), leaf)[0]
+    return with_slope(lambda theta: problem.utility(theta, residual), at)[1]

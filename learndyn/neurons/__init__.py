@@ -3,6 +3,7 @@
 Functions of weights `(neurons, D)`, read by the law of their staircases and by the flow that it is compared with.
 """
 
+from learndyn.neurons.gradients import with_slope
 from learndyn.neurons.kinds import Neuron, activated, diagonal, head, linear, of_hidden, power, relu
 from learndyn.neurons.problems import Composition, InContext, Problem, Sampled, compressed, sampled
 from learndyn.neurons.starts import Start, gaussian, polar
@@ -25,4 +26,5 @@ __all__ = [
     "power",
     "relu",
     "sampled",
+    "with_slope",
 ]

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from learndyn.errors import InputError
-from learndyn.neurons import Problem, Start, polar
+from learndyn.neurons import Problem, Start, polar, with_slope
 from learndyn.plateau.path import Dormant, Fall, fall
 from learndyn.plateau.sleepers import census
 from learndyn.plateau.waking import Growth, waking
@@ -155,7 +155,7 @@ def next_drop(
     kappa = float(problem.degree)
     now = _all(problem.utility(start.directions if problem.placed else begin.directions, residual), who, awake)
     found = waking(utility, begin, kappa, threshold, decay, rtol)
-    value, slope = _slope(utility, found.directions)
+    value, slope = with_slope(utility, found.directions)
     turning = slope - (slope * found.directions).sum(1, keepdim=True) * found.directions
     turns = _all(turning.norm(dim=1), who, awake)
     reached = _all(value, who, awake)
@@ -188,7 +188,7 @@ def next_drop(
             notes.append("The first unit is followed along its present direction: its time is an upper bound.")
     else:
         first = -1
-    pull = _pull(problem, theta)
+    pull = -with_slope(problem.loss, theta)[1]
     moves = float(pull[awake].square().sum()) if speed is None else speed
     rates = (pull * theta).sum(1) / norms.square() - decay
     growing = awake & (rates * wait > 1) if math.isfinite(wait) else torch.zeros_like(awake)
@@ -225,22 +225,6 @@ def next_drop(
         decay=decay,
         notes=tuple(notes),
     )
-
-
-def _pull(problem: Problem, theta: Tensor) -> Tensor:
-    """−∇L."""
-    with torch.enable_grad():
-        leaf = theta.detach().clone().requires_grad_()
-        (slope,) = torch.autograd.grad(problem.loss(leaf), leaf)
-    return -slope
-
-
-def _slope(utility: Any, at: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        leaf = at.detach().clone().requires_grad_()
-        value = utility(leaf)
-        (slope,) = torch.autograd.grad(value.sum(), leaf)
-    return value.detach(), slope
 
 
 def _all(values: Tensor, who: Tensor, awake: Tensor) -> Tensor:

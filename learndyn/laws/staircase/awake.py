@@ -13,6 +13,8 @@ from jaxtyping import Float
 from scipy.integrate import RK23
 from torch import Tensor
 
+from learndyn.neurons import with_slope
+
 Loss = Callable[[Float[Tensor, "neurons weights"]], Float[Tensor, ""]]
 
 TOLERANCE = 3e-3  # of a step, relative to the weights: a gradient flow forgets its errors, and its end is what is used
@@ -43,7 +45,7 @@ def settle(
         return loss(y.view(shape))
 
     y, gone, h = theta.detach().flatten(), 0.0, 0.0
-    g = _slope(value, y)
+    g = with_slope(value, y)[1]
     for _ in range(MOST):
         if float(g.abs().max()) <= tolerance:
             return y.view(shape), "still"
@@ -55,7 +57,7 @@ def settle(
             h = min(h, time - gone)
             reach = _reach(values, h)
             new = y - vectors @ (reach * (vectors.T @ g))
-            ahead = _slope(value, new)
+            ahead = with_slope(value, new)[1]
             bent = ahead - g - vectors @ (values * (vectors.T @ (new - y)))
             error = float((vectors @ (reach * (vectors.T @ bent))).norm()) / (TOLERANCE * float(y.norm()))
             if error <= 1:
@@ -84,7 +86,7 @@ def settle_roughly(
         return loss(y.view(shape))
 
     def field(_: float, y: np.ndarray) -> np.ndarray:
-        return -_slope(value, torch.from_numpy(np.array(y))).numpy()
+        return -with_slope(value, torch.from_numpy(np.array(y)))[1].numpy()
 
     solver = RK23(field, 0.0, theta.detach().flatten().numpy(), time, rtol=ROUGH, atol=1e-3 * ROUGH)
     looked, before = 0.0, float(loss(theta))
@@ -103,12 +105,6 @@ def settle_roughly(
                 return y.view(shape), "still"
             before = now
     return torch.from_numpy(solver.y.copy()).view(shape), "moving"
-
-
-def _slope(value: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
-    with torch.enable_grad():
-        leaf = y.detach().requires_grad_()
-        return torch.autograd.grad(value(leaf), leaf)[0]
 
 
 def _hessian(value: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:

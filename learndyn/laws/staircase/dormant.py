@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from learndyn.neurons import with_slope
+
 Utility = Callable[[Float[Tensor, "neurons weights"]], Float[Tensor, " neurons"]]
 
 # Dormand and Prince (1980): nodes of the tableau, fifth order and its error
@@ -92,7 +94,7 @@ def climb(
     def field(y: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes of a row, and the length of ∇U."""
         unit = y[:, :-2] / torch.linalg.vector_norm(y[:, :-2], dim=1, keepdim=True)
-        value, slope = _slope(utility, unit)
+        value, slope = with_slope(utility, unit)
         tangent = slope - (slope * unit).sum(1, keepdim=True) * unit
         rest = torch.stack([degree * value, (-stretch * y[:, -2]).exp()], 1)
         return torch.cat([tangent, rest], 1), torch.linalg.vector_norm(slope, dim=1)
@@ -167,14 +169,6 @@ def rewound(trail: list[Tensor], time: float) -> tuple[Tensor, Tensor, Tensor]:
     last = torch.stack([y[:, -1] for y in trail]).le(time).sum(0).clamp_min(1) - 1
     found = torch.stack([trail[int(i)][n] for n, i in enumerate(last)])
     return found[:, :-2], found[:, -2], found[:, -1]
-
-
-def _slope(utility: Utility, at: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        leaf = at.detach().requires_grad_()
-        value = utility(leaf)
-        (slope,) = torch.autograd.grad(value.sum(), leaf)
-    return value.detach(), slope.detach()
 
 
 def _grown(ell: Tensor, growth: Tensor, time: Tensor, stretch: float) -> Tensor:
