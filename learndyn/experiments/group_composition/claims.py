@@ -51,6 +51,11 @@ def not_by_power(found: xr.Dataset) -> list[int]:
     return [c for c, row in enumerate(powers) if (np.diff(row[np.isfinite(row)]) > 0).any()]
 
 
+def fed(found: xr.Dataset) -> xr.DataArray:
+    """Irreps with the neurons of the exact solution in their basin."""
+    return found.starters >= found.needed
+
+
 def level_errors(found: xr.Dataset, law: xr.Dataset) -> xr.DataArray:
     """|L/level − 1| on plateaus between two drops that are far enough apart; nan elsewhere.
 
@@ -60,16 +65,15 @@ def level_errors(found: xr.Dataset, law: xr.Dataset) -> xr.DataArray:
     gap = law.drop_time / law.drop_time.shift(rank=1)  # of the plateau after rank − 1
     wide = gap.rename(rank="plateau").reindex(plateau=found.level.plateau)
     seen = found.drop_time.rename(rank="plateau").reindex(plateau=found.level.plateau)  # its end was seen
-    fed = (found.starters >= found.needed).astype(int).cumprod("rank")
-    reached = fed.rename(rank="plateau").reindex(plateau=found.level.plateau, fill_value=0)
+    so_far = fed(found).astype(int).cumprod("rank")
+    reached = so_far.rename(rank="plateau").reindex(plateau=found.level.plateau, fill_value=0)
     return np.abs(found.level / law.level - 1).where((wide >= LONG) & seen.notnull() & (reached == 1))
 
 
 def time_ratios(found: xr.Dataset, law: xr.Dataset) -> tuple[xr.DataArray, xr.DataArray]:
     """Half-power time over that of the first weights: of irreps that have the neurons they need, and of others."""
     ratio = found.half_time / law.half_time
-    fed = found.starters >= found.needed
-    return ratio.where(fed), ratio.where((found.starters >= 0) & ~fed)
+    return ratio.where(fed(found)), ratio.where((found.starters >= 0) & ~fed(found))
 
 
 def limits(found: xr.Dataset, law: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +127,7 @@ def claims(results: xr.DataTree) -> list[Claim]:
 def _stairs(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
     right = in_order(found, law)
     other = not_by_power(found)
-    fed, _ = time_ratios(found, law)
+    on_time, _ = time_ratios(found, law)
     made = [
         at_least(
             "order-foretold",
@@ -145,7 +149,7 @@ def _stairs(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
             "times-foretold",
             "Irreps with enough neurons in their basin have half their power when the first weights, followed one by "
             "one, say: ratio of the times.",
-            spread(fed.values, "irreps and runs"),
+            spread(on_time.values, "irreps and runs"),
             0.98,
             1.2,
             paper="not in the paper",
@@ -211,8 +215,8 @@ def _starved(found: xr.Dataset, law: xr.Dataset) -> list[Claim]:
     ratio = starved_ratios(found, law)
     few = found.starved_starters.transpose("start", "seed", "rank") < found.starved_needed
     known = ratio.notnull()
-    hungry, fed = (ratio.values[(few == kind).values & known.values] for kind in (True, False))
-    later = (hungry[:, None] > fed).ravel()
+    hungry, others = (ratio.values[(few == kind).values & known.values] for kind in (True, False))
+    later = (hungry[:, None] > others).ravel()
     rank = int(few.sel(start="random").mean("seed").argmax("rank"))
     worst = ratio.sel(start="random").isel(rank=rank).values
     return [

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from learndyn.experiments.group_composition.architectures import ARCHITECTURES, REACHED
-from learndyn.experiments.group_composition.claims import facts, limits, starved_ratios
+from learndyn.experiments.group_composition.claims import facts, fed, limits, starved_ratios
 from learndyn.experiments.group_composition.settings import Settings, stored
 from learndyn.report.figures import Figure
 from learndyn.report.style import COLOURS, style
@@ -139,11 +139,11 @@ def _order(found: xr.Dataset, law: xr.Dataset) -> Figure:
     drawing, axes = plt.subplots(1, 3, figsize=(13, 4.6))
     said, seen = law.half_time.transpose("case", "seed", "rank"), found.half_time.transpose("case", "seed", "rank")
     by_law = law.drop_time.transpose("case", "seed", "rank")
-    fed = (found.starters >= found.needed).transpose("case", "seed", "rank").values
+    enough = fed(found).transpose("case", "seed", "rank").values
     score, power = (found[n].transpose("case", "rank").values for n in ("utility", "template_power"))
     for c in range(len(score)):
         mark, hue = MARKERS[c % 5], COLOURS[c % 6]
-        for mask, face in ((fed[c], hue), (~fed[c], "white")):
+        for mask, face in ((enough[c], hue), (~enough[c], "white")):
             axes[0].plot(said.values[c][mask], (seen / said).values[c][mask], mark, color=hue, markerfacecolor=face)
         axes[0].plot(by_law.values[c], (seen / by_law).values[c], ".", color="0.7", markersize=4, zorder=0)
         name, template, k = _split(facts(found)[c]["name"])

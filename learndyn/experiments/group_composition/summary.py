@@ -22,7 +22,7 @@ def lead(results: xr.DataTree) -> list[str]:
     found, law = results["measured"].to_dataset(), results["predicted"].to_dataset()
     s = stored(results.attrs["settings"])
     right, errors, limit = in_order(found, law), level_errors(found, law), limits(found, law)[0]
-    fed, _ = time_ratios(found, law)
+    on_time, _ = time_ratios(found, law)
     ratios = (found.small_drop / law.small_drop).mean(("seed", "rank")).transpose("small").values
     widths = {a: found.sequence_width.sel(architecture=a).values for a in ARCHITECTURES}
     text = "; ".join(f"{NAMES[a]} {', '.join(number(float(w)) for w in widths[a])}" for a in ARCHITECTURES)
@@ -31,7 +31,8 @@ def lead(results: xr.DataTree) -> list[str]:
         f"preconditioned gradient descent on all sequences; order, levels and times are known before.",
         f"The order was met in {int(right.sum())} of {right.size} runs, also in the {len(not_by_power(found))} where "
         f"power says otherwise; levels within {100 * float(np.nanmax(errors, initial=0)):.2g} %; half of an irrep's "
-        f"power is there at {float(fed.min()):.2f} to {float(fed.max()):.2f} of the time foretold from the weights.",
+        f"power is there at {float(on_time.min()):.2f} to {float(on_time.max()):.2f} of the time foretold from the "
+        "weights.",
         f"On {s.small_group} drops come at {', '.join(f'{r:.3f}' for r in ratios)} of their times from alpha = "
         f"{', '.join(f'{a:g}' for a in s.small_alphas)}, and {np.nanmean(limit):.3f} in the limit.",
         f"Hidden units for 99 % on {s.sequence_group} at k = {', '.join(map(str, s.sequence_lengths))}: {text}.",
